@@ -1,0 +1,78 @@
+"""### Promote: a version earns all traffic step by step, or loses what it has
+
+**Starts** when the alias `challenger` is set on a version in MLflow. **Out:** alias `champion` on that
+version and `previous` on the last one, or the challenger off within seconds; table `promotion_steps`.
+
+**If it fails:** that is the answer: the version was refused, rejected or rolled back; the champion serves
+as before. The failed task's log and the version's tags in MLflow say why. To take back a champion, set the
+alias `champion` back to the version under `previous`.
+"""
+
+from datetime import timedelta
+
+from airflow.sdk import Param, TriggerRule, chain, dag
+
+from jobs.conf.policy import policy_of
+from jobs.conf.settings import settings
+from jobs.promotion.state import steps_of
+from plugins.assets import CHALLENGER
+from plugins.defaults import dag_defaults
+from plugins.operators import JobOperator, PersonApprovalOperator, PromotionStepOperator
+from plugins.tags import Tag
+from plugins.tasks import job
+from plugins.templates import OFFERED_VERSION
+
+POLICY = policy_of(settings())
+QUESTION = """{% set facts = ti.xcom_pull(task_ids='check_challenger')['facts'] -%}
+Gate: **{{ facts.gate }}**. Champion now: {{ facts.champion or 'none, the rules alone' }}.
+Figures on the test rows: {{ facts.metrics }}.
+The run of the version in MLflow holds the evidence and the pictures."""
+
+
+@dag(
+    schedule=CHALLENGER,
+    params={
+        "version": Param(
+            None,
+            type=["null", "string"],
+            pattern="^[0-9]+$",
+            title="Version",
+            description="version of the registered model; empty: the one under the alias challenger",
+        )
+    },
+    doc_md=__doc__,
+    tags=[Tag.PROMOTION],
+    max_active_runs=1,
+    **dag_defaults(),
+)
+def fraud_promote() -> None:
+    checked = job("check_challenger", version=OFFERED_VERSION)
+    approve = PersonApprovalOperator(
+        task_id="approve_version",
+        checked=checked,
+        version=OFFERED_VERSION,
+        response_timeout=timedelta(days=POLICY.approval.expires_days),
+        subject="Promote version {{ params.version or 'under the alias challenger' }} of the fraud model?",
+        body=QUESTION,
+    )
+    steps = [
+        PromotionStepOperator(
+            task_id=f"run_{step}",
+            arguments={"version": OFFERED_VERSION, "step": step},
+            poll_seconds=POLICY.canary.poll_seconds,
+        )
+        for step in steps_of(POLICY)
+    ]
+    promoted = job("promote_champion", version=OFFERED_VERSION)
+    rolled_back = JobOperator(
+        task_id="roll_back",
+        job="roll_back",
+        arguments={"version": OFFERED_VERSION, "reason": "a step of the promotion failed"},
+        trigger_rule=TriggerRule.ONE_FAILED,
+    )
+    chain(approve, *steps, promoted.operator)
+    for stage in (approve, *steps, promoted.operator):
+        stage.set_downstream(rolled_back)
+
+
+fraud_promote()

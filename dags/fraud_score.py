@@ -1,0 +1,37 @@
+"""### Score: a whole day by one version, into a table
+
+**In:** a day's transactions and features. **Out:** table `scores`.
+
+**If it fails:** the day's scores are the old ones or absent, never half; run it again.
+"""
+
+from airflow.sdk import CronTriggerTimetable, Param, dag
+
+from plugins.defaults import DAY_PARAM, dag_defaults
+from plugins.tags import Tag
+from plugins.tasks import job
+from plugins.templates import YESTERDAY
+
+
+@dag(
+    schedule=CronTriggerTimetable("0 6 * * *", timezone="UTC"),
+    params={
+        "day": DAY_PARAM,
+        "version": Param(
+            None,
+            type=["null", "string"],
+            pattern="^[0-9]+$",
+            title="Version",
+            description="version of the registered model; empty: the champion",
+        ),
+    },
+    doc_md=__doc__,
+    tags=[Tag.MODEL],
+    max_active_runs=2,
+    **dag_defaults(),
+)
+def fraud_score() -> None:
+    job("score_day", day=YESTERDAY, version="{{ params.version or '' }}")
+
+
+fraud_score()

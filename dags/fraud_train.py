@@ -1,0 +1,58 @@
+"""### Train: a version of the model, with the evidence for and against it
+
+**In:** matured labels, transactions and features as they were known. **Out:** a version in the MLflow
+registry whose tags carry the gate's verdict and its reasons. Training never promotes.
+
+**If it fails:** the champion stays. A closed gate is no failure: the version is registered as *blocked*, and
+its tags say why. Run it again from any task; a tuning that was killed resumes.
+"""
+
+from airflow.sdk import AssetOrTimeSchedule, CronTriggerTimetable, Param, dag
+
+from jobs.conf.policy import policy_of
+from jobs.conf.settings import settings
+from plugins.assets import RETRAINING_REQUESTED
+from plugins.defaults import DAY_PARAM, dag_defaults
+from plugins.pools import TRAINING_POOL
+from plugins.tags import Tag
+from plugins.tasks import job, mapped_job
+from plugins.templates import RUN, TRAINING_DAY, TRAINING_REASON
+
+WORKERS = [{"worker": worker} for worker in range(policy_of(settings()).tuning.workers)]
+
+
+@dag(
+    schedule=AssetOrTimeSchedule(
+        timetable=CronTriggerTimetable("0 3 * * 1", timezone="UTC"), assets=RETRAINING_REQUESTED
+    ),
+    params={
+        "day": DAY_PARAM,
+        "reason": Param("", type="string", title="Reason", description="why this model is trained"),
+        "drill": Param(
+            "none",
+            type="string",
+            enum=["none", "shuffled_labels", "slow", "shifted_scores"],
+            title="Fire drill",
+            description="make a version that is bad on purpose, to see a gate catch it",
+        ),
+    },
+    doc_md=__doc__,
+    tags=[Tag.MODEL],
+    max_active_runs=1,
+    **dag_defaults(),
+)
+def fraud_train() -> None:
+    common = {"day": TRAINING_DAY, "run": RUN}
+    drill = "{{ params.drill }}"
+    labels = job("snapshot_labels", **common, drill=drill)
+    frame = job("build_frame", **common, after=(labels,))
+    study = mapped_job("tune_model", **common, over=WORKERS, after=(frame,), pool=TRAINING_POOL)
+    xgboost = job("train_xgboost", **common, after=(study,), pool=TRAINING_POOL)
+    torch = job("train_torch", **common, after=(frame,), pool=TRAINING_POOL)
+    bundle = job("calibrate_model", **common, after=(xgboost, torch))
+    evidence = job("evaluate_model", **common, after=(bundle,))
+    verdict = job("gate_model", **common, after=(evidence,))
+    job("register_model", **common, reason=TRAINING_REASON, drill=drill, after=(verdict,))
+
+
+fraud_train()

@@ -1,0 +1,1 @@
+"""Feast repository: what `feast apply` finds here is what the jobs apply themselves."""

@@ -1,0 +1,1 @@
+"""All the work of Sluice. Nothing here knows of Airflow."""

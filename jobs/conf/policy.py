@@ -1,0 +1,219 @@
+"""How strict: policy.yaml as one strict model. The comments about each number stand in the file."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import Field, ValidationError
+
+from jobs.conf.settings import Settings
+from jobs.core import SluiceError, StrictModel
+
+FOLDER = Path(__file__).parent
+Share = Field(ge=0.0, le=1.0)
+
+
+class Quality(StrictModel):
+    null_share_fail: float = Share
+    duplicate_share_warn: float = Share
+    duplicate_share_fail: float = Share
+    passing_rows_min: float = Share
+    volume_share_alert: float = Share
+    volume_weeks: int = Field(ge=1)
+    partition_age_hours: float = Field(gt=0)
+
+
+class Features(StrictModel):
+    batch_ttl_hours: float = Field(gt=0)
+    skew_share_fail: float = Share
+    online_null_share_alert: float = Share
+
+
+class Drift(StrictModel):
+    bins: int = Field(ge=2)
+    bin_floor: float = Field(gt=0, lt=0.1)
+    psi_investigate: float = Field(gt=0)
+    psi_alert: float = Field(gt=0)
+    psi_retrain: float = Field(gt=0)
+    jensen_shannon_high: float = Field(gt=0)
+    kullback_leibler_high: float = Field(gt=0)
+    significance: float = Field(gt=0, lt=1)
+    score_buckets: int = Field(ge=2)
+    minimum_rows: int = Field(ge=1)
+
+
+class Performance(StrictModel):
+    window_days: int = Field(ge=1)
+    drop_retrain: float = Field(gt=0)
+    drop_page: float = Field(gt=0)
+    false_positive_rate: float = Share
+    bootstrap_samples: int = Field(ge=100)
+    business_change_alert: float = Field(gt=0)
+
+
+class Retrain(StrictModel):
+    cooldown_hours: float = Field(ge=0)
+    minimum_new_rows: int = Field(ge=0)
+
+
+class Training(StrictModel):
+    window_days: int = Field(ge=1)
+    validation_days: int = Field(ge=1)
+    test_days: int = Field(ge=1)
+    calibration_days: int = Field(ge=1)
+    seeds: tuple[int, ...] = Field(min_length=1)
+
+
+class Tuning(StrictModel):
+    trials: int = Field(ge=1)
+    workers: int = Field(ge=1)
+    grace_units: int = Field(ge=1)
+    reduction: int = Field(ge=2)
+    max_units: int = Field(ge=1)
+    rounds_per_unit: int = Field(ge=1)
+
+
+class OperatingPoint(StrictModel):
+    false_positive_rate_max: float = Share
+    fraud_caught_min: float = Share
+
+
+class Decisions(StrictModel):
+    block_above: float = Share
+    challenge_above: float = Share
+    review_above: float = Share
+    blend_first: float = Share
+    blend_second: float = Share
+    blend_from: float = Share
+    blend_to: float = Share
+
+
+class Gate(StrictModel):
+    automatic_gain: float = Field(ge=0)
+    bootstrap_samples: int = Field(ge=100)
+    ece_max: float = Share
+    ece_increase_max: float = Share
+    slice_positives_min: int = Field(ge=1)
+    slice_drop_max: float = Share
+    group_gap_increase_max: float = Share
+    latency_p99_ms: float = Field(gt=0)
+    minimum_positives: int = Field(ge=1)
+
+
+class Approval(StrictModel):
+    expires_days: float = Field(gt=0)
+
+
+class Shadow(StrictModel):
+    minutes: float = Field(ge=0)
+    requests: int = Field(ge=1)
+
+
+class CanaryStep(StrictModel):
+    percent: int = Field(ge=1, le=100)
+    minutes: float = Field(ge=0)
+
+
+class Canary(StrictModel):
+    steps: tuple[CanaryStep, ...] = Field(min_length=1)
+    requests: int = Field(ge=1)
+    poll_seconds: float = Field(gt=0)
+    error_rate_max: float = Share
+    latency_ratio_max: float = Field(gt=1)
+    score_psi_max: float = Field(gt=0)
+    sample_ratio_p_value: float = Field(gt=0, lt=1)
+    salt: str = Field(min_length=1)
+
+
+class Holdout(StrictModel):
+    share: float = Share
+
+
+class Rules(StrictModel):
+    deny_customers: tuple[int, ...] = ()
+    deny_terminals: tuple[int, ...] = ()
+    amount_cap_minor: int = Field(gt=0)
+
+
+class Experiments(StrictModel):
+    alpha: float = Field(gt=0, lt=1)
+    power: float = Field(gt=0, lt=1)
+    looks: int = Field(ge=1)
+
+
+class Registry(StrictModel):
+    archive_after_days: int = Field(ge=1)
+
+
+class Serving(StrictModel):
+    requests_per_second: int = Field(ge=1)
+    alias_poll_seconds: float = Field(gt=0, le=5)
+
+
+class Policy(StrictModel):
+    """Every threshold that the pipelines honour."""
+
+    version: int
+    quality: Quality
+    features: Features
+    drift: Drift
+    performance: Performance
+    retrain: Retrain
+    training: Training
+    tuning: Tuning
+    operating_point: OperatingPoint
+    decisions: Decisions
+    gate: Gate
+    approval: Approval
+    shadow: Shadow
+    canary: Canary
+    holdout: Holdout
+    rules: Rules
+    experiments: Experiments
+    registry: Registry
+    serving: Serving
+
+
+def load_policy(overlay: str = "", folder: Path = FOLDER) -> Policy:
+    """The policy, with the durations and sample sizes of an overlay laid over it.
+
+    Raises:
+        SluiceError: the file is missing, a key is unknown or a value is wrong, with its place.
+    """
+    document = _read(folder / "policy.yaml")
+    path = folder / "policy.yaml"
+    if overlay:
+        path = folder / "overlays" / f"{Path(overlay).name}.yaml"
+        document = _merge(document, _read(path))
+    try:
+        return Policy.model_validate(document)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        place = ".".join(str(part) for part in problem["loc"])
+        raise SluiceError(f"{path}: {place}: {problem['msg']}") from None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        raise SluiceError(f"{path}: no such policy file; overlays live in {FOLDER / 'overlays'}")
+    document = yaml.safe_load(path.read_text())
+    if not isinstance(document, dict):
+        raise SluiceError(f"{path}: a policy is a mapping of sections")
+    return document
+
+
+def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in over.items():
+        both = isinstance(value, dict) and isinstance(base.get(key), dict)
+        merged[key] = _merge(base[key], value) if both else value
+    return merged
+
+
+@cache
+def policy_of(settings: Settings) -> Policy:
+    """The policy that an installation runs under."""
+    return load_policy(settings.policy_overlay)

@@ -1,0 +1,88 @@
+"""Where things are: each setting comes from the environment (`SLUICE_…`); defaults need no server."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from datetime import date
+from functools import cache
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, ValidationError
+
+from jobs.core import SluiceError, StrictModel
+
+PROJECT_ROOT = Path(__file__).resolve().parents[2]
+PREFIX = "SLUICE_"
+TOKEN = "SLUICE_TOKEN"  # noqa: S105 - its name; a secret is no setting: it is never printed or saved
+
+
+class Settings(StrictModel):
+    """One field per variable: `SLUICE_HOME` sets `home`. Relative paths start at the working directory."""
+
+    home: Path = Field(PROJECT_ROOT / ".sluice", description="all state of this installation")
+    contract: str = Field("simulated", description="name of a contract in jobs/conf/contracts, or a path")
+    policy_overlay: str = Field(
+        "", description="overlay in jobs/conf/overlays that shortens durations, e.g. demo"
+    )
+    source_uri: str = Field("", description="transactions: a directory or s3://bucket/prefix, one file a day")
+    extra_source_uris: str = Field("", description="further sources that a run may name, separated by commas")
+    labels_uri: str = Field("", description="chargebacks: a directory or s3://bucket/prefix, one file a day")
+    first_day: date = Field(date(2026, 1, 1), description="first day of the source")
+    last_day: date | None = Field(None, description="last day of a source that ends, else empty")
+    mlflow_uri: str = Field("http://127.0.0.1:5000", description="MLflow tracking server and registry")
+    mlflow_public_uri: str = Field("", description="MLflow address for links, if another")
+    spark_remote: str = Field("sc://127.0.0.1:15002", description="Spark Connect server")
+    scoring_uri: str = Field("http://127.0.0.1:8000", description="scoring service")
+    airflow_uri: str = Field("http://127.0.0.1:8080", description="Airflow api-server")
+    object_storage_uri: str = Field("", description="address of an S3-compatible server to run; empty: none")
+    online_store: Literal["sqlite", "redis"] = Field("sqlite", description="Feast online store")
+    redis_url: str = Field("127.0.0.1:6379", description="Redis address where online_store is redis")
+    model_name: str = Field("fraud", description="registered model in MLflow")
+    experiment: str = Field("fraud", description="MLflow experiment of the trainings")
+
+    @property
+    def lake(self) -> Path:
+        return self.home / "lake"
+
+    @property
+    def raw(self) -> Path:
+        """Landed objects, never changed."""
+        return self.home / "raw"
+
+    @property
+    def work(self) -> Path:
+        """Files that travel between the tasks of one run; safe to delete between runs."""
+        return self.home / "work"
+
+    @property
+    def reports(self) -> Path:
+        """Data Docs and drift reports."""
+        return self.home / "reports"
+
+
+def load_settings(environment: Mapping[str, str]) -> Settings:
+    """Settings from an environment.
+
+    Raises:
+        SluiceError: a variable is unknown or its value is not usable.
+    """
+    given = {
+        key.removeprefix(PREFIX).lower(): value
+        for key, value in environment.items()
+        if key.startswith(PREFIX) and value != "" and key != TOKEN
+    }
+    try:
+        settings = Settings.model_validate(given)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        name = PREFIX + str(problem["loc"][0]).upper()
+        raise SluiceError(f"environment variable {name}: {problem['msg']}; see .env.example") from None
+    return settings.model_copy(update={"home": settings.home.expanduser().resolve()})
+
+
+@cache
+def settings() -> Settings:
+    """Settings of this process."""
+    return load_settings(os.environ)

@@ -1,0 +1,132 @@
+"""Job check_features: the gate between building a day's features and serving them.
+
+In: the day's rows of customer_features and terminal_features, and the transactions they were built from.
+Out: settings.work/features/DAY/checks.json with every check. Raises GateClosed when one fails.
+Counted here with numpy from the transactions, apart from Spark.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from datetime import timedelta
+from itertools import pairwise
+from pathlib import Path
+
+import pandas as pd
+
+from jobs.conf.contract import contract_of
+from jobs.conf.policy import policy_of
+from jobs.conf.settings import Settings
+from jobs.core import Check, DayParams, GateClosed, Outcome, Receipt, Stopwatch, Verdict, midnight
+from jobs.features.declarations import Entity, longest_window, stored_features
+from jobs.features.tables import FEATURE_TABLES
+from jobs.lake.store import Lake
+from jobs.lake.tables import TRANSACTIONS
+
+READS = ("customer_features", "terminal_features")
+WRITES = ("feature_checks",)
+
+
+class Params(DayParams):
+    """The day whose features are checked."""
+
+
+def checks_of(
+    features: pd.DataFrame, entity: Entity, active: set[int], null_share_fail: float
+) -> list[Check]:
+    """Every check of one entity's rows; `active` are the keys that must have one."""
+    keys = features[f"{entity}_id"]
+    checks = [
+        _at_most(f"{entity} rows missing", len(active - set(keys)), 0),
+        _at_most(f"{entity} rows of nobody active", len(set(keys) - active), 0),
+        _at_most(f"{entity} keys repeated", int(keys.duplicated().sum()), 0),
+        _check(f"{entity} rows", bool(len(features)), len(features), 1, "no rows at all"),
+    ]
+    named: dict[str, list[tuple[int, pd.Series]]] = {}
+    for feature in stored_features(entity):
+        column = features[feature.name]
+        named.setdefault(feature.measure, []).append((feature.window_days, column))
+        if feature.measure != "amount_mean":
+            checks.append(_at_most(f"{feature.name} nulls", int(column.isna().sum()), 0))
+        low, high = (0.0, 1.0) if feature.measure == "risk" else (0.0, float("inf"))
+        outside = column.notna() & ~column.between(low, high)
+        checks.append(_at_most(f"{feature.name} out of range", int(outside.sum()), 0))
+    counts = [column for _, column in sorted(named["count"], key=lambda pair: pair[0])]
+    shrinking = sum(int((a > b).sum()) for a, b in pairwise(counts))
+    checks.append(_at_most(f"{entity} counts that shrink in a longer window", shrinking, 0))
+    by_days = dict(named["count"])
+    for days, mean in named.get("amount_mean", []):
+        unlike = int((mean.isna() != (by_days[days] == 0)).sum())
+        checks.append(_at_most(f"{entity} means of {days}d not null where empty", unlike, 0))
+    if named.get("amount_mean"):
+        _, longest = max(named["amount_mean"], key=lambda pair: pair[0])
+        share = float(longest.isna().mean()) if len(longest) else 1.0
+        checks.append(_at_most(f"{entity} share of null means", share, null_share_fail))
+    return checks
+
+
+def active_keys(transactions: pd.DataFrame, entity: Entity, as_of: pd.Timestamp, days: int) -> set[int]:
+    """Keys with a transaction in [as_of - days, as_of)."""
+    moment = transactions["event_time"]
+    inside = (moment >= as_of - pd.Timedelta(days=days)) & (moment < as_of)
+    return set(transactions.loc[inside, f"{entity}_id"].tolist())
+
+
+def run(params: Params, settings: Settings) -> Receipt:
+    """Check the day's features, keep the evidence, close the gate where a check fails."""
+    watch = Stopwatch()
+    lake = Lake(settings.lake)
+    day = params.day
+    as_of = pd.Timestamp(midnight(day + timedelta(days=1)))
+    delay_days = contract_of(settings).labels.delay_days
+    windows: dict[Entity, int] = {
+        "customer": longest_window("customer", 0),
+        "terminal": longest_window("terminal", delay_days),
+    }
+    first = day - timedelta(days=max(windows.values()) - 1)
+    columns = ["event_time", "customer_id", "terminal_id"]
+    transactions = lake.read(TRANSACTIONS, first=first, last=day, columns=columns).to_pandas()
+    checks = []
+    rows = 0
+    for entity, table in FEATURE_TABLES.items():
+        features = lake.read(table, first=day, last=day).to_pandas()
+        rows += len(features)
+        active = active_keys(transactions, entity, as_of, windows[entity])
+        allowed = policy_of(settings).quality.null_share_fail
+        checks += checks_of(features, entity, active, allowed)
+    verdict = Verdict.of(checks)
+    where = settings.work / "features" / str(day) / "checks.json"
+    _keep(where, verdict)
+    if verdict.outcome is not Outcome.PASS:
+        raise GateClosed(verdict, f"features of {day}")
+    return Receipt(
+        job="check_features",
+        table="feature_checks",
+        partition=str(day),
+        rows=rows,
+        seconds=watch.seconds,
+        facts={"checks": len(checks), "evidence": str(where)},
+    )
+
+
+def _at_most(name: str, value: float, threshold: float) -> Check:
+    detail = f"{name}: {value:g}, allowed {threshold:g}"
+    return _check(name, value <= threshold, value, threshold, detail)
+
+
+def _check(name: str, passed: bool, value: float, threshold: float, detail: str) -> Check:
+    return Check(
+        name=name,
+        outcome=Outcome.PASS if passed else Outcome.FAIL,
+        value=value,
+        threshold=threshold,
+        detail="" if passed else f"{name}: {detail}" if name not in detail else detail,
+    )
+
+
+def _keep(path: Path, verdict: Verdict) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_suffix(f".{os.getpid()}")
+    scratch.write_text(json.dumps(verdict.model_dump(mode="json"), indent=1))
+    scratch.replace(path)

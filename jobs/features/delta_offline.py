@@ -1,0 +1,152 @@
+"""Feast's DuckDB offline store over Delta tables that are read by delta-rs.
+
+Feast reads Delta through an extension that DuckDB fetches from the network at run time. Here the installed
+delta-rs reads the table, and only the partitions that the asked-for time can touch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+
+import ibis  # type: ignore[import-untyped]
+import pandas as pd
+from deltalake import DeltaTable
+from feast.data_format import DeltaFormat
+from feast.data_source import DataSource
+from feast.feature_view import FeatureView
+from feast.infra.offline_stores.duckdb import DuckDBOfflineStore, DuckDBOfflineStoreConfig
+from feast.infra.offline_stores.file_source import FileSource
+from feast.infra.offline_stores.ibis import (
+    get_historical_features_ibis,
+    pull_all_from_table_or_query_ibis,
+    pull_latest_from_table_or_query_ibis,
+)
+from feast.infra.offline_stores.offline_store import RetrievalJob
+from feast.infra.registry.base_registry import BaseRegistry
+from feast.repo_config import RepoConfig
+
+from jobs.core import SluiceError
+
+PARTITION = "day"
+
+
+class DeltaDuckDBOfflineStoreConfig(DuckDBOfflineStoreConfig):  # type: ignore[misc]
+    """Configuration of the store; it has no options of its own."""
+
+    type: str = "jobs.features.delta_offline.DeltaDuckDBOfflineStore"
+
+
+class DeltaDuckDBOfflineStore(DuckDBOfflineStore):  # type: ignore[misc]
+    """Point-in-time joins in DuckDB, tables read by delta-rs."""
+
+    @staticmethod
+    def get_historical_features(
+        config: RepoConfig,
+        feature_views: list[FeatureView],
+        feature_refs: list[str],
+        entity_df: pd.DataFrame | str,
+        registry: BaseRegistry,
+        project: str,
+        full_feature_names: bool = False,
+        **options: Any,
+    ) -> RetrievalJob:
+        if isinstance(entity_df, str):
+            raise SluiceError("historical features are asked for with a frame of events, not by SQL")
+        moments = entity_df["event_timestamp"]
+        longest = max((view.ttl or timedelta(0) for view in feature_views), default=timedelta(0))
+        return get_historical_features_ibis(
+            config=config,
+            feature_views=feature_views,
+            feature_refs=feature_refs,
+            entity_df=entity_df,
+            registry=registry,
+            project=project,
+            full_feature_names=full_feature_names,
+            data_source_reader=_reader(moments.min() - longest, moments.max()),
+            data_source_writer=_no_writer,
+            **options,
+        )
+
+    @staticmethod
+    def pull_latest_from_table_or_query(
+        config: RepoConfig,
+        data_source: DataSource,
+        join_key_columns: list[str],
+        feature_name_columns: list[str],
+        timestamp_field: str,
+        created_timestamp_column: str | None,
+        start_date: datetime,
+        end_date: datetime,
+    ) -> RetrievalJob:
+        return pull_latest_from_table_or_query_ibis(
+            config=config,
+            data_source=data_source,
+            join_key_columns=join_key_columns,
+            feature_name_columns=feature_name_columns,
+            timestamp_field=timestamp_field,
+            created_timestamp_column=created_timestamp_column,
+            start_date=start_date,
+            end_date=end_date,
+            data_source_reader=_reader(start_date, end_date),
+            data_source_writer=_no_writer,
+        )
+
+    @staticmethod
+    def pull_all_from_table_or_query(
+        config: RepoConfig,
+        data_source: DataSource,
+        join_key_columns: list[str],
+        feature_name_columns: list[str],
+        timestamp_field: str,
+        created_timestamp_column: str | None = None,
+        start_date: datetime | None = None,
+        end_date: datetime | None = None,
+    ) -> RetrievalJob:
+        if start_date is None or end_date is None:
+            raise SluiceError("features are pulled for an explicit interval")
+        return pull_all_from_table_or_query_ibis(
+            config=config,
+            data_source=data_source,
+            join_key_columns=join_key_columns,
+            feature_name_columns=feature_name_columns,
+            timestamp_field=timestamp_field,
+            created_timestamp_column=created_timestamp_column,
+            start_date=start_date,
+            end_date=end_date,
+            data_source_reader=_reader(start_date, end_date),
+            data_source_writer=_no_writer,
+        )
+
+
+def _reader(start: datetime, end: datetime) -> Callable[[DataSource, str], ibis.Table]:
+    """Reads the partitions whose as_of may lie in [start, end]; a day's as_of is the midnight after it."""
+    first, last = _utc_day(start) - timedelta(days=1), _utc_day(end)
+
+    def read(source: DataSource, _repository: str) -> ibis.Table:
+        if not isinstance(source, FileSource) or not isinstance(source.file_format, DeltaFormat):
+            raise SluiceError(f"feature source {source.name}: only Delta tables are read here")
+        if not DeltaTable.is_deltatable(source.path):
+            raise SluiceError(
+                f"the table {source.name} does not exist at {source.path}; run "
+                "`sluice build_features --day D` (DAG fraud_features) first"
+            )
+        rows = DeltaTable(source.path).to_pyarrow_table(
+            filters=[(PARTITION, ">=", first), (PARTITION, "<=", last)]
+        )
+        # DuckDB casts a zoned time in the session's zone, which is the machine's unless told.
+        backend = ibis.get_backend()
+        backend.raw_sql("SET TimeZone = 'UTC'")
+        return ibis.memtable(rows)
+
+    return read
+
+
+def _utc_day(moment: datetime) -> date:
+    zoned = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return zoned.astimezone(UTC).date()
+
+
+def _no_writer(*_arguments: object) -> None:
+    raise SluiceError("feature tables are written by build_features alone")

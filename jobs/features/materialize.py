@@ -1,0 +1,90 @@
+"""Job materialize_features: the day's features into the online store, by Feast over an explicit interval.
+
+In: the day's rows of both feature tables. Out: the online store (SQLite or Redis), where the newest row of an
+entity wins, so days may come again and in any order. A sample is read back and compared with the tables.
+Errors: the day has no features; what is read back differs from the tables.
+"""
+
+from __future__ import annotations
+
+import sys
+from contextlib import redirect_stdout
+from datetime import timedelta
+
+import pandas as pd
+
+from jobs.conf.settings import Settings
+from jobs.core import DayParams, Receipt, SluiceError, Stopwatch, midnight
+from jobs.features.declarations import Entity, stored_features
+from jobs.features.definitions import TICK, VIEWS
+from jobs.features.online import OnlineFeatures
+from jobs.features.store import feature_store, registry_lock
+from jobs.features.tables import FEATURE_TABLES
+from jobs.lake.store import Lake
+
+READS = ("customer_features", "terminal_features")
+WRITES = ("online_store",)
+SAMPLE = 200  # entities of each kind that are read back
+
+
+class Params(DayParams):
+    """The day whose features are made available online."""
+
+
+def run(params: Params, settings: Settings) -> Receipt:
+    """Materialize one day and read a sample of it back."""
+    watch = Stopwatch()
+    lake = Lake(settings.lake)
+    day = params.day
+    offline = {
+        entity: lake.read(table, first=day, last=day).to_pandas() for entity, table in FEATURE_TABLES.items()
+    }
+    empty = [entity for entity, rows in offline.items() if rows.empty]
+    if empty:
+        raise SluiceError(
+            f"online features of {day}: {empty[0]}_features has no rows of this day; run "
+            f"`sluice build_features --day {day}` first"
+        )
+    as_of = midnight(day + timedelta(days=1))
+    store = feature_store(settings)
+    # Feast prints its progress; standard output belongs to the receipt
+    with registry_lock(settings), redirect_stdout(sys.stderr):
+        # Feast's interval includes both ends: exactly the midnight that ends the day
+        store.materialize(start_date=as_of - TICK, end_date=as_of, feature_views=list(VIEWS.values()))
+    online = OnlineFeatures(settings)
+    read_back = {entity: compare(online, entity, rows) for entity, rows in offline.items()}
+    different = sum(found["different"] for found in read_back.values())
+    if different:
+        raise SluiceError(
+            f"online features of {day}: {different} of the entities read back differ from the tables; "
+            f"run `sluice materialize_features --day {day}` again, and if it stays so, look whether "
+            "another job writes the online store"
+        )
+    return Receipt(
+        job="materialize_features",
+        table="online_store",
+        partition=str(day),
+        rows=sum(len(rows) for rows in offline.values()),
+        seconds=watch.seconds,
+        facts={
+            "compared": sum(found["compared"] for found in read_back.values()),
+            "newer_online": sum(found["newer"] for found in read_back.values()),
+        },
+    )
+
+
+def compare(online: OnlineFeatures, entity: Entity, rows: pd.DataFrame) -> dict[str, int]:
+    """Read a spread of the rows back: how many were compared, differ, or have a newer row online."""
+    key = f"{entity}_id"
+    step = max(1, len(rows) // SAMPLE)
+    names = [feature.name for feature in stored_features(entity)]
+    found = {"compared": 0, "different": 0, "newer": 0}
+    for row in rows.sort_values(key).iloc[::step].to_dict("records"):
+        as_of, values = online.row(entity, int(row[key]))
+        if as_of is not None and as_of > row["as_of"]:
+            found["newer"] += 1
+            continue
+        found["compared"] += 1
+        wanted = {name: None if pd.isna(row[name]) else float(row[name]) for name in names}
+        found["different"] += as_of != row["as_of"] or values != wanted
+    return found

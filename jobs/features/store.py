@@ -1,0 +1,108 @@
+"""Feast's FeatureStore of an installation, its registry kept in step with the declarations.
+
+State: settings.home/feast with the registry, the SQLite online store and the digest of what was applied.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("FEAST_USAGE", "False")  # no telemetry; read when feast is imported
+
+from feast import FeatureStore, RepoConfig
+from feast.version import get_version
+
+from jobs.conf.settings import Settings
+from jobs.features.declarations import FEATURE_VERSION
+from jobs.features.definitions import VIEWS, feast_objects, feature_view
+
+PROJECT = "sluice"
+OFFLINE_STORE = "jobs.features.delta_offline.DeltaDuckDBOfflineStore"
+SQLITE_STORE = "jobs.features.sqlite_online.NewestSqliteOnlineStore"
+
+
+def feast_home(settings: Settings) -> Path:
+    """Folder of Feast's own state."""
+    return settings.home / "feast"
+
+
+def repo_config(settings: Settings) -> RepoConfig:
+    """Feast's configuration; feature_repo/feature_store.yaml says the same for its command line."""
+    folder = feast_home(settings)
+    online: dict[str, Any] = {"type": SQLITE_STORE, "path": str(folder / "online.db")}
+    if settings.online_store == "redis":
+        online = {"type": "redis", "connection_string": settings.redis_url}
+    return RepoConfig(
+        project=PROJECT,
+        provider="local",
+        registry={
+            "registry_type": "file",
+            "path": str(folder / "registry.db"),
+            "cache_ttl_seconds": 3600,
+        },
+        offline_store={"type": OFFLINE_STORE},
+        online_store=online,
+        entity_key_serialization_version=3,
+        repo_path=folder,
+    )
+
+
+def feature_store(settings: Settings) -> FeatureStore:
+    """The feature store with the current definitions applied; one per process and definitions."""
+    digest = _definitions_digest(settings)
+    applied = feast_home(settings) / "applied"
+    if not _is(applied, digest):
+        with registry_lock(settings):
+            if not _is(applied, digest):
+                FeatureStore(config=repo_config(settings)).apply(feast_objects(settings))
+                scratch = applied.with_suffix(f".{os.getpid()}")
+                scratch.write_text(digest)
+                scratch.replace(applied)
+    return _open_store(settings, digest)
+
+
+@contextmanager
+def registry_lock(settings: Settings) -> Iterator[None]:
+    """Hold the registry: Feast reads, changes and writes its file as a whole."""
+    folder = feast_home(settings)
+    folder.mkdir(parents=True, exist_ok=True)
+    handle = os.open(folder / ".lock", os.O_CREAT | os.O_RDWR, 0o644)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+@cache
+def _open_store(settings: Settings, _digest: str) -> FeatureStore:
+    return FeatureStore(config=repo_config(settings))
+
+
+def _definitions_digest(settings: Settings) -> str:
+    """Digest of what `apply` would write and of where the values are kept online.
+
+    Made from the definitions' own fields: Feast's serialised form differs from process to process.
+    """
+    said = [get_version(), settings.online_store, FEATURE_VERSION]
+    if settings.online_store == "redis":
+        said.append(settings.redis_url)
+    for view in VIEWS:
+        found = feature_view(view, settings)
+        said += [found.name, str(found.ttl), found.batch_source.path, *sorted(found.entities)]
+        said += sorted(f"{field.name} {field.dtype}" for field in found.schema)
+    return hashlib.sha256("\n".join(said).encode()).hexdigest()
+
+
+def _is(file: Path, text: str) -> bool:
+    try:
+        return file.read_text() == text
+    except FileNotFoundError:
+        return False

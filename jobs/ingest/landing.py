@@ -1,0 +1,157 @@
+"""The raw layer: objects as they came, never changed, and the ledger of what was landed.
+
+In: a file's bytes. Out: `raw/<feed>/<day>/<first 16 of its SHA-256>.<ext>` and a row of `landed_files`.
+A file that was already the newest changes nothing; another file becomes the next version (sequence) beside
+the old one, and validation reads the newest.
+Errors: SluiceError where nothing was landed, or the raw object is no longer what the ledger says.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import date
+
+import pyarrow as pa
+from pydantic import Field
+
+from jobs.conf.settings import Settings
+from jobs.core import SluiceError, StrictModel
+from jobs.ingest.files import write_atomic
+from jobs.lake.store import Lake
+from jobs.lake.tables import LANDED_FILES
+
+NAME_DIGITS = 16
+
+
+class Landed(StrictModel):
+    """One landed version of one day of one feed."""
+
+    day: date
+    feed: str
+    sequence: int = Field(ge=1)
+    address: str
+    path: str
+    digest: str
+    size_bytes: int
+    rows: int
+
+
+class Landing(StrictModel):
+    """What landing a file did."""
+
+    landed: Landed
+    is_new: bool
+    table_version: int
+
+
+def allowed_address(settings: Settings, asked: str, default: str, variable: str) -> str:
+    """The address to read: the default, or one that the settings name. Nothing else is ever opened.
+
+    Raises:
+        SluiceError: no default is set, or the address is none of the installation's.
+    """
+    if not asked:
+        if not default:
+            raise SluiceError(f"no source is set: give {variable} a directory or s3://bucket/prefix")
+        return default
+    extra = [part.strip() for part in settings.extra_source_uris.split(",")]
+    known = {settings.source_uri, settings.labels_uri, *extra} - {""}
+    if asked not in known:
+        raise SluiceError(
+            "source_uri: not one of this installation's sources; add it to SLUICE_EXTRA_SOURCE_URIS first"
+        )
+    return asked
+
+
+def land(
+    settings: Settings, feed: str, day: date, address: str, data: bytes, extension: str, rows: int
+) -> Landing:
+    """Keep a file unchanged and note it in the ledger."""
+    digest = hashlib.sha256(data).hexdigest()
+    path = f"{feed}/{day}/{digest[:NAME_DIGITS]}.{extension}"
+    if not (settings.raw / path).exists():
+        write_atomic(settings.raw / path, data)
+    lake = Lake(settings.lake)
+    with _ledger(settings):
+        known = lake.read(LANDED_FILES, first=day, last=day)
+        versions = _versions(known, feed)
+        if versions and versions[-1].digest == digest:
+            version = lake.version(LANDED_FILES)
+            return Landing(landed=versions[-1], is_new=False, table_version=version)
+        landed = Landed(
+            day=day,
+            feed=feed,
+            sequence=versions[-1].sequence + 1 if versions else 1,
+            address=address,
+            path=path,
+            digest=digest,
+            size_bytes=len(data),
+            rows=rows,
+        )
+        added = pa.Table.from_pylist([landed.model_dump()], schema=LANDED_FILES.schema)
+        version = lake.replace(LANDED_FILES, pa.concat_tables([known, added]), day)
+    return Landing(landed=landed, is_new=True, table_version=version)
+
+
+def newest(settings: Settings, feed: str, day: date) -> Landed:
+    """The landed version that counts.
+
+    Raises:
+        SluiceError: nothing was landed for this feed and day.
+    """
+    known = Lake(settings.lake).read(LANDED_FILES, first=day, last=day)
+    versions = _versions(known, feed)
+    if not versions:
+        raise SluiceError(f"{feed} of {day}: nothing was landed; run land_{feed} for this day first")
+    return versions[-1]
+
+
+def read_landed(settings: Settings, landed: Landed) -> bytes:
+    """The bytes of a landed version, checked against the ledger.
+
+    Raises:
+        SluiceError: the raw object is gone or was changed.
+    """
+    path = settings.raw / landed.path
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise SluiceError(
+            f"{path}: the landed object is gone; run land_{landed.feed} for {landed.day} again"
+        ) from None
+    if hashlib.sha256(data).hexdigest() != landed.digest:
+        raise SluiceError(
+            f"{path}: the landed object was changed after landing; remove it and run "
+            f"land_{landed.feed} for {landed.day} again"
+        )
+    return data
+
+
+def landed_rows(settings: Settings, feed: str, days: list[date]) -> list[int]:
+    """Rows of the newest version of each of these days that were landed."""
+    if not days:
+        return []
+    table = Lake(settings.lake).read(LANDED_FILES, first=min(days), last=max(days))
+    latest: dict[date, Landed] = {landed.day: landed for landed in _versions(table, feed)}
+    return [latest[day].rows for day in days if day in latest]
+
+
+def _versions(table: pa.Table, feed: str) -> list[Landed]:
+    found = [Landed.model_validate(row) for row in table.to_pylist() if row["feed"] == feed]
+    return sorted(found, key=lambda landed: (landed.day, landed.sequence))
+
+
+@contextmanager
+def _ledger(settings: Settings) -> Iterator[None]:
+    """Both feeds share a day's partition: read and replace without another writer in between."""
+    settings.raw.mkdir(parents=True, exist_ok=True)
+    handle = os.open(settings.raw / ".ledger.lock", os.O_CREAT | os.O_RDWR, 0o644)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)

@@ -1,0 +1,65 @@
+"""The job `merge_labels`: the chargebacks of a day become the labels that were known from that day on.
+
+In: the day's passed validation. Out: the partition of `labels` of the day of report, `available_at` being
+the reported instant (midnight where the feed has none), and the day's partition of `quarantined_labels`.
+Errors: GateClosed where the validation did not pass or is missing, or the count of rows does not add up.
+"""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+from jobs.conf.contract import contract_of
+from jobs.conf.settings import Settings
+from jobs.core import DayParams, Receipt, Stopwatch, midnight
+from jobs.ingest.quarantine_transactions import quarantine_rows
+from jobs.lake.store import Lake, conform, content_digest
+from jobs.lake.tables import LABELS, QUARANTINED_LABELS, TIMESTAMP
+from jobs.quality.feeds import LABELS_FEED
+from jobs.quality.gate import read_evidence, split_rows
+
+READS = ("validation_labels",)
+WRITES = ("labels", "quarantined_labels")
+
+
+class Params(DayParams):
+    """The day on which the chargebacks became known."""
+
+
+def run(params: Params, settings: Settings) -> Receipt:
+    """Replace the day's labels."""
+    watch = Stopwatch()
+    validation, parsed, landed = read_evidence(settings, LABELS_FEED, params.day)
+    good, bad = split_rows(validation, parsed, landed)
+    if contract_of(settings).labels.reported_at:
+        instants = good["reported_at"]
+    else:
+        instants = pa.array([midnight(params.day)] * len(good), type=TIMESTAMP)
+    rows = conform(
+        LABELS,
+        pa.table(
+            {
+                "day": pa.array([params.day] * len(good), type=pa.date32()),
+                "transaction_id": good["transaction_id"],
+                "available_at": instants,
+                "is_fraud": good["is_fraud"],
+            }
+        ),
+    )
+    lake = Lake(settings.lake)
+    lake.replace(QUARANTINED_LABELS, quarantine_rows(bad, landed), params.day)
+    version = lake.replace(LABELS, rows, params.day)
+    return Receipt(
+        job="merge_labels",
+        table=LABELS.name,
+        partition=str(params.day),
+        version=version,
+        rows=len(rows),
+        digest=content_digest(rows),
+        seconds=watch.seconds,
+        facts={
+            "landed_rows": landed.rows,
+            "quarantined_rows": len(bad),
+            "broken_by_rule": validation.broken_by_rule,
+        },
+    )

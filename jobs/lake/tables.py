@@ -1,0 +1,113 @@
+"""Every table of the lake, declared once: columns, partition, key, and who writes it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import pyarrow as pa
+
+TIMESTAMP = pa.timestamp("us", tz="UTC")
+
+
+@dataclass(frozen=True)
+class Table:
+    """A Delta table. `partition` is replaced as a whole by each write."""
+
+    name: str
+    description: str
+    schema: pa.Schema
+    key: tuple[str, ...]
+    partition: str = "day"
+    writer: Literal["delta-rs", "spark"] = "delta-rs"
+
+
+def _schema(**columns: pa.DataType) -> pa.Schema:
+    return pa.schema(list(columns.items()))
+
+
+LANDED_FILES = Table(
+    "landed_files",
+    "what was landed: one row per landed version, the highest sequence is what counts; the object lies "
+    "unchanged under raw/, path starts there",
+    _schema(day=pa.date32(), feed=pa.string(), sequence=pa.int64(), address=pa.string(),
+            path=pa.string(), digest=pa.string(), size_bytes=pa.int64(), rows=pa.int64()),
+    key=("feed", "day", "sequence"),
+)  # fmt: skip
+
+TRANSACTIONS = Table(
+    "transactions",
+    "published transactions; money in integer minor units",
+    _schema(day=pa.date32(), transaction_id=pa.int64(), event_time=TIMESTAMP, customer_id=pa.int64(),
+            terminal_id=pa.int64(), amount_minor=pa.int64()),
+    key=("transaction_id",),
+)  # fmt: skip
+
+QUARANTINE = Table(
+    "quarantine",
+    "transactions that broke a row-level rule, as they came: one row each, with all rules it broke",
+    _schema(day=pa.date32(), feed=pa.string(), row_number=pa.int64(), rule=pa.string(),
+            row=pa.string(), digest=pa.string()),
+    key=("feed", "day", "row_number"),
+)  # fmt: skip
+
+# a table of its own, because each feed replaces its whole day
+QUARANTINED_LABELS = Table(
+    "quarantined_labels",
+    "chargebacks that broke a row-level rule or name no published transaction",
+    QUARANTINE.schema,
+    key=("feed", "day", "row_number"),
+)
+
+LABELS = Table(
+    "labels",
+    "chargebacks by the day on which they became known (the partition); never a row for a good transaction",
+    _schema(day=pa.date32(), transaction_id=pa.int64(), available_at=TIMESTAMP, is_fraud=pa.int8()),
+    key=("transaction_id",),
+)  # fmt: skip
+
+PREDICTIONS = Table(
+    "predictions",
+    "prediction log: one row per answer and one per shadow score; day is the event's day",
+    _schema(day=pa.date32(), request_id=pa.string(), transaction_id=pa.int64(), event_time=TIMESTAMP,
+            customer_id=pa.int64(), terminal_id=pa.int64(), amount_minor=pa.int64(),
+            model_version=pa.string(), variant=pa.string(), step=pa.string(), score=pa.float64(),
+            decision=pa.string(), rule=pa.string(), error=pa.string(), latency_ms=pa.float64(),
+            served_at=TIMESTAMP, features=pa.string()),
+    key=("request_id", "variant"),
+)  # fmt: skip
+
+SCORES = Table(
+    "scores",
+    "batch scores of a day by one model version",
+    _schema(day=pa.date32(), transaction_id=pa.int64(), model_version=pa.string(), score=pa.float64(),
+            decision=pa.string()),
+    key=("transaction_id",),
+)  # fmt: skip
+
+MONITORING = Table(
+    "monitoring",
+    "one row per figure of a monitored day; drift and performance replace a part of the day each",
+    _schema(part=pa.string(), day=pa.date32(), metric=pa.string(), subject=pa.string(), value=pa.float64(),
+            threshold=pa.float64(), status=pa.string(), detail=pa.string()),
+    key=("day", "metric", "subject"),
+    partition="part",
+)  # fmt: skip
+
+REACTIONS = Table(
+    "reactions",
+    "the monitor's decision of a day with its reason and evidence",
+    _schema(day=pa.date32(), decision=pa.string(), reason=pa.string(), model_version=pa.string(),
+            evidence=pa.string()),
+    key=("day",),
+)  # fmt: skip
+
+PROMOTIONS = Table(
+    "promotion_steps",
+    "verdict of each step of each promotion, with the requests it was decided on",
+    _schema(promotion=pa.string(), model_version=pa.string(), step=pa.string(), outcome=pa.string(),
+            reason=pa.string(), champion_requests=pa.int64(), challenger_requests=pa.int64(),
+            started_at=TIMESTAMP, decided_at=TIMESTAMP, evidence=pa.string()),
+    key=("promotion", "step"),
+    partition="promotion",
+)  # fmt: skip

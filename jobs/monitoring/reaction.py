@@ -1,0 +1,169 @@
+"""What a day's figures lead to: nothing, an alert, or a retraining. Never a promotion.
+
+In: the figures of `monitoring`, trainings so far (the versions' tags), matured transactions. Out: one row in
+`reactions` with decision, reason and evidence; alerts of the day in home/alerts.jsonl.
+A performance drop retrains at once: its window spans days. Feature drift retrains on its second day in a
+row, so that one odd day does not. A retraining needs its cooldown and enough matured rows that no
+training has seen; without them the decision is an alert that says so.
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import date, timedelta
+from typing import Any
+
+import pyarrow as pa
+
+from jobs.alerts import raise_alerts
+from jobs.conf.contract import contract_of
+from jobs.conf.policy import Retrain, policy_of
+from jobs.conf.settings import Settings
+from jobs.core import DayParams, Receipt, Stopwatch, StrictModel, midnight
+from jobs.lake.store import Lake
+from jobs.lake.tables import REACTIONS, TRANSACTIONS
+from jobs.monitoring.figures import (
+    ALERT,
+    DRIFT,
+    PAGE,
+    PERFORMANCE,
+    RETRAIN,
+    UNKNOWN,
+    Figure,
+    alerts_of,
+    read_champion,
+    read_figures,
+)
+from jobs.promotion import state as registry
+
+READS: tuple[str, ...] = ("monitoring", "transactions", "registry")
+WRITES: tuple[str, ...] = ("reactions",)
+
+NOTHING = "nothing"
+
+
+class Params(DayParams):
+    pass
+
+
+class Decision(StrictModel):
+    """What to do, and why in one sentence that names the figures."""
+
+    decision: str
+    reason: str
+
+
+def causes_to_retrain(today: list[Figure], yesterday: list[Figure]) -> list[Figure]:
+    """Figures that call for a retraining."""
+    drifted = {each.subject for each in yesterday if each.metric == "psi" and each.status == RETRAIN}
+    return [
+        each
+        for each in today
+        if each.status in (RETRAIN, PAGE) and (each.metric != "psi" or each.subject in drifted)
+    ]
+
+
+def decide(
+    today: list[Figure],
+    yesterday: list[Figure],
+    hours_since_training: float | None,
+    new_rows: int,
+    policy: Retrain,
+) -> Decision:
+    """The decision of a day; no figures at all are an alert, they never pass."""
+    if not today:
+        return Decision(decision=ALERT, reason="nothing was measured on this day")
+    causes = causes_to_retrain(today, yesterday)
+    if causes:
+        named = "; ".join(_named(each) for each in causes[:4])
+        waiting = _what_forbids(hours_since_training, new_rows, policy)
+        if waiting:
+            return Decision(decision=ALERT, reason=f"{named}; no retraining: {waiting}")
+        return Decision(decision=RETRAIN, reason=named)
+    telling = [each for each in today if each.status in (PAGE, RETRAIN, ALERT, UNKNOWN)]
+    if telling:
+        return Decision(decision=ALERT, reason="; ".join(_named(each) for each in telling[:4]))
+    return Decision(decision=NOTHING, reason=f"{len(today)} figures within their limits")
+
+
+def _named(figure: Figure) -> str:
+    return f"{figure.metric} of {figure.subject} {figure.status}: {figure.detail}".removesuffix(": ")
+
+
+def _what_forbids(hours: float | None, new_rows: int, policy: Retrain) -> str:
+    if hours is not None and hours < policy.cooldown_hours:
+        return f"{hours:.0f} h since the last one, cooldown {policy.cooldown_hours:.0f} h"
+    if new_rows < policy.minimum_new_rows:
+        return f"{new_rows} new matured rows, needed {policy.minimum_new_rows}"
+    return ""
+
+
+def last_training(settings: Settings) -> date | None:
+    """The latest day that a registered version was trained for, whatever became of it."""
+    client = registry.registry_client(settings)
+    with registry.registry_errors():
+        versions = client.search_model_versions(f"name='{settings.model_name}'")
+    days = [str(each.tags.get(registry.TAG_DAY, "")) for each in versions]
+    return max((date.fromisoformat(day) for day in days if day), default=None)
+
+
+def last_retrain_decision(lake: Lake, day: date) -> date | None:
+    """The latest earlier day whose decision was a retraining."""
+    rows = lake.read(REACTIONS, last=day - timedelta(days=1), columns=["day", "decision"]).to_pylist()
+    return max((row["day"] for row in rows if row["decision"] == RETRAIN), default=None)
+
+
+def new_matured_rows(lake: Lake, trained: date | None, day: date, maturity_days: int) -> int:
+    """Transactions that matured after the last training."""
+    last = day - timedelta(days=maturity_days)
+    first = trained - timedelta(days=maturity_days - 1) if trained else None
+    if first is not None and first > last:
+        return 0
+    return int(lake.read(TRANSACTIONS, first=first, last=last, columns=["day"]).num_rows)
+
+
+def run(params: Params, settings: Settings) -> Receipt:
+    watch = Stopwatch()
+    lake, day = Lake(settings.lake), params.day
+    decided_before = lake.read(REACTIONS, first=day, last=day).to_pylist()
+    if decided_before and decided_before[0]["decision"] == RETRAIN:
+        # the training that it started is the day's last training now: deciding again would forbid it
+        return _receipt(decided_before[0], watch, repeated=True)
+    figures = read_figures(lake, day)
+    for group in (DRIFT, PERFORMANCE):
+        if not read_figures(lake, day, group):
+            figures.append(Figure(metric=group, subject="all", status=UNKNOWN, detail="not measured"))
+    trained = last_training(settings)
+    decided = last_retrain_decision(lake, day)
+    latest = max((each for each in (trained, decided) if each), default=None)
+    hours = (midnight(day) - midnight(latest)).total_seconds() / 3600 if latest else None
+    maturity = contract_of(settings).labels.maturity_days
+    rows = new_matured_rows(lake, trained, day, maturity)
+    yesterday = read_figures(lake, day - timedelta(days=1), DRIFT)
+    decision = decide(figures, yesterday, hours, rows, policy_of(settings).retrain)
+    champion = read_champion(settings)
+    telling = [each for each in figures if each.status in (PAGE, RETRAIN, ALERT, UNKNOWN)]
+    evidence = {
+        "figures": [each.model_dump(exclude_none=True) for each in telling[:20]],
+        "last_training": str(trained or ""), "last_retrain_decision": str(decided or ""),
+        "new_matured_rows": rows,
+    }  # fmt: skip
+    row = {
+        "day": day, "decision": decision.decision, "reason": decision.reason,
+        "model_version": champion.version if champion else "", "evidence": json.dumps(evidence),
+    }  # fmt: skip
+    version = lake.replace(REACTIONS, pa.Table.from_pylist([row], REACTIONS.schema), day)
+    alerts = raise_alerts(settings, alerts_of(settings, day, telling))
+    return _receipt(
+        row, watch, version=version, new_matured_rows=rows, hours_since_training=hours,
+        new_alerts=alerts, repeated=False,
+    )  # fmt: skip
+
+
+def _receipt(row: dict[str, Any], watch: Stopwatch, *, version: int = -1, **facts: object) -> Receipt:
+    named = {"decision": row["decision"], "reason": row["reason"][:600],
+             "model_version": row["model_version"]}  # fmt: skip
+    return Receipt(
+        job="decide_reaction", table="reactions", partition=str(row["day"]), version=version, rows=1,
+        seconds=watch.seconds, facts={**named, **facts},
+    )  # fmt: skip

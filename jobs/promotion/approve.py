@@ -1,0 +1,70 @@
+"""Record that a person approved a version: mirrored to the version's tags in MLflow.
+
+In: the version, who, when (ISO instant). Out: tags sluice.approved_by, sluice.approved_at and
+sluice.approved_version. An approval is bound to one version, expires (policy), and opens no gate that
+found a fault.
+Errors: SluiceError where there is no such version or the instant is not usable; GateClosed where the gate
+blocked the version or its author approves it.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+from pydantic import Field
+
+from jobs.conf.policy import policy_of
+from jobs.conf.settings import Settings
+from jobs.core import JobParams, Receipt, SluiceError, Stopwatch
+from jobs.promotion.record import closed, instant
+from jobs.promotion.state import (
+    GATE_AUTOMATIC,
+    GATE_PERSON,
+    TAG_APPROVED_AT,
+    TAG_APPROVED_BY,
+    TAG_APPROVED_VERSION,
+    TAG_AUTHOR,
+    TAG_GATE,
+    TAG_GATE_REASON,
+    now_text,
+    read_version,
+    registry_client,
+    write_tags,
+)
+
+READS: tuple[str, ...] = ("registry",)
+WRITES: tuple[str, ...] = ("registry",)
+
+
+class Params(JobParams):
+    version: str = Field(pattern=r"^\d+$", description="version of the registered model")
+    person: str = Field(min_length=1, description="who approves")
+    at: str = Field("", description="ISO instant of the approval, now where empty")
+
+
+def run(params: Params, settings: Settings) -> Receipt:
+    watch = Stopwatch()
+    client, name = registry_client(settings), settings.model_name
+    where = f"record_approval version {params.version}"
+    state = read_version(client, name, params.version)
+    if state is None:
+        raise SluiceError(f"{where}: {name} has no such version; look it up in MLflow")
+    if state.tag(TAG_GATE) not in (GATE_AUTOMATIC, GATE_PERSON):
+        reason = state.tag(TAG_GATE_REASON) or "no gate evidence"
+        raise closed("gate", f"the gate is closed ({reason}); an approval cannot open it", where)
+    if params.person == state.tag(TAG_AUTHOR):
+        raise closed("approver", f"{params.person} is the author: somebody else must approve", where)
+    at = instant(params.at or now_text())
+    now = datetime.now(UTC)
+    if at > now + timedelta(minutes=5):
+        raise SluiceError(f"{where}: the approval lies in the future ({at.isoformat()})")
+    if now - at > timedelta(days=policy_of(settings).approval.expires_days):
+        raise closed("approval", f"an approval of {at.isoformat()} has already expired", where)
+    tags = {
+        TAG_APPROVED_VERSION: params.version,
+        TAG_APPROVED_AT: at.isoformat(timespec="milliseconds"),
+        TAG_APPROVED_BY: params.person,  # last: without it there is no approval
+    }
+    write_tags(client, name, params.version, tags)
+    facts = {"person": params.person, "at": tags[TAG_APPROVED_AT], "model_version": params.version}
+    return Receipt(job="record_approval", table="registry", seconds=watch.seconds, facts=facts)

@@ -1,0 +1,142 @@
+"""The verdict on the running step of a promotion, from the prediction log.
+
+In: the version, its step, the log since the step's start. Out: a receipt with `outcome` pass or inconclusive,
+and a row of the record once the step is decided. Inconclusive is no error: the operator that waits looks
+again after the policy's poll_seconds.
+Errors: GateClosed where the step fails; the challenger's traffic is taken away before it is raised, so that
+nothing depends on who handles it. SluiceError where the step does not run.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from pydantic import Field
+
+from jobs.conf.policy import policy_of
+from jobs.conf.settings import Settings
+from jobs.core import GateClosed, JobParams, Outcome, Receipt, SluiceError, Stopwatch, Verdict
+from jobs.lake.store import Lake
+from jobs.promotion import state as registry
+from jobs.promotion.evidence import gather, utc_now
+from jobs.promotion.record import (
+    StepRow,
+    evidence_text,
+    instant,
+    passed_steps,
+    read_rows,
+    require_offered,
+    required_steps,
+    write_row,
+)
+from jobs.promotion.roll_back import withdraw
+from jobs.promotion.start_step import known_step, known_version
+from jobs.promotion.state import VersionState
+from jobs.promotion.verdict import StepEvidence, judge
+
+READS: tuple[str, ...] = ("registry", "predictions", "reference")
+WRITES: tuple[str, ...] = ("promotion_steps",)
+
+
+class Params(JobParams):
+    version: str = Field(pattern=r"^\d+$", description="version of the registered model")
+    step: str = Field(description="shadow, canary_5, … as the policy names them")
+
+
+def run(params: Params, settings: Settings) -> Receipt:
+    watch = Stopwatch()
+    policy, name = policy_of(settings), settings.model_name
+    where = f"judge_step {params.step} of version {params.version}"
+    known_step(params.step, policy, where)
+    state = known_version(settings, params.version, where)
+    client, lake = registry.registry_client(settings), Lake(settings.lake)
+    aliases = registry.read_aliases(client, name)
+    champion_version = aliases.get(registry.CHAMPION)
+    passed = passed_steps(lake, state)
+    if params.step in passed:
+        return _receipt(params, state, passed[params.step], watch)
+    if champion_version == params.version or params.step not in required_steps(
+        policy, champion_version is not None
+    ):
+        facts = {"outcome": "pass", "model_version": params.version, "step": params.step,
+                 "skipped": "no canary without a champion to stand beside"}  # fmt: skip
+        return Receipt(job="judge_step", seconds=watch.seconds, facts=facts)
+    require_offered(aliases, params.version, where)
+    started = _started(state, params.step, where)
+    rows = read_rows(lake, state.tag(registry.TAG_PROMOTION_ID))
+    champion = registry.read_version(client, name, champion_version) if champion_version else None
+    now = utc_now()
+    evidence = gather(
+        settings,
+        state=state,
+        champion=champion,
+        step=params.step,
+        step_started=started,
+        promotion_started=min([started, *(row.started_at for row in rows)]),
+        now=now,
+    )
+    verdict = judge(evidence, policy)
+    row = _row(params, state, verdict, evidence, started, now)
+    if verdict.outcome is Outcome.INCONCLUSIVE:
+        return _receipt(params, state, row, watch)
+    version = write_row(lake, row)
+    if verdict.outcome is Outcome.FAIL:
+        withdraw(client, name, params.version, f"{params.step}: {verdict.reason}")
+        raise GateClosed(verdict, where)
+    return _receipt(params, state, row, watch, version)
+
+
+def _started(state: VersionState, step: str, where: str) -> datetime:
+    running, at = state.tag(registry.TAG_STEP), state.tag(registry.TAG_STEP_STARTED_AT)
+    if running != step or not at:
+        raise SluiceError(f"{where}: the running step is {running or 'none'}; `sluice start_step` starts one")
+    return instant(at)
+
+
+def _row(
+    params: Params,
+    state: VersionState,
+    verdict: Verdict,
+    evidence: StepEvidence,
+    started: datetime,
+    now: datetime,
+) -> StepRow:
+    return StepRow(
+        promotion=state.tag(registry.TAG_PROMOTION_ID),
+        model_version=params.version,
+        step=params.step,
+        outcome=verdict.outcome.value,
+        reason=verdict.reason,
+        champion_requests=len(evidence.champion),
+        challenger_requests=len(evidence.challenger),
+        started_at=started,
+        decided_at=now,
+        evidence=evidence_text(
+            verdict,
+            {
+                "champion_customers": int(evidence.champion["customer_id"].nunique()),
+                "challenger_customers": int(evidence.challenger["customer_id"].nunique()),
+            },
+        ),
+    )
+
+
+def _receipt(
+    params: Params, state: VersionState, row: StepRow, watch: Stopwatch, version: int = -1
+) -> Receipt:
+    facts = {
+        "outcome": row.outcome,
+        "reason": row.reason[:500],
+        "model_version": params.version,
+        "step": params.step,
+        "promotion_id": row.promotion,
+        "champion_requests": row.champion_requests,
+        "challenger_requests": row.challenger_requests,
+        "started_at": row.started_at.isoformat(),
+        "decided_at": row.decided_at.isoformat(),
+    }
+    return Receipt(
+        job="judge_step", table="promotion_steps" if version >= 0 else "", partition=row.promotion,
+        version=version, rows=row.champion_requests + row.challenger_requests,
+        seconds=watch.seconds, facts=facts,
+    )  # fmt: skip

@@ -1,0 +1,94 @@
+"""Make a version the champion, after every step that it needs has passed.
+
+In: a version. Out: its record `completed`, alias `previous` on the old champion, `champion` on the version,
+no `challenger`. The alias `champion` moves in one call, and everything before it leaves the old champion
+serving, so a failure in the middle, and a second run after it, is harmless.
+Errors: GateClosed where a step has not passed, a needed approval does not hold, or the version is no longer
+the challenger.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from pydantic import Field
+
+from jobs.conf.policy import policy_of
+from jobs.conf.settings import Settings
+from jobs.core import JobParams, Outcome, Receipt, Stopwatch
+from jobs.lake.store import Lake
+from jobs.promotion import state as registry
+from jobs.promotion.record import (
+    PROMOTE_ROW,
+    StepRow,
+    closed,
+    passed_steps,
+    read_rows,
+    require_approval,
+    require_offered,
+    required_steps,
+    write_row,
+)
+from jobs.promotion.start_step import known_version
+from jobs.promotion.timeline import log_timeline
+
+READS: tuple[str, ...] = ("registry", "promotion_steps")
+WRITES: tuple[str, ...] = ("registry", "promotion_steps")
+
+
+class Params(JobParams):
+    version: str = Field(pattern=r"^\d+$", description="version that becomes champion")
+
+
+def run(params: Params, settings: Settings) -> Receipt:
+    watch = Stopwatch()
+    started = datetime.now(UTC)
+    client, name, lake = registry.registry_client(settings), settings.model_name, Lake(settings.lake)
+    where = f"promote_champion version {params.version}"
+    state = known_version(settings, params.version, where)
+    aliases = registry.read_aliases(client, name)
+    old = aliases.get(registry.CHAMPION, "")
+    promotion = state.tag(registry.TAG_PROMOTION_ID)
+    if old != params.version:
+        policy = policy_of(settings)
+        require_offered(aliases, params.version, where)
+        require_approval(state, policy, aliases, where)
+        passed = passed_steps(lake, state)
+        missing = [step for step in required_steps(policy, bool(old)) if step not in passed]
+        if missing or not promotion:
+            raise closed("steps", f"no passed verdict for {', '.join(missing) or 'its check'}", where)
+        tags = {registry.TAG_PREVIOUS: old} if old else {}
+        registry.write_tags(
+            client, name, params.version, {**tags, registry.TAG_PROMOTION: registry.COMPLETED}
+        )
+        if old:
+            registry.move_alias(client, name, registry.PREVIOUS, old)
+        registry.move_alias(client, name, registry.CHAMPION, params.version)
+    elif state.tag(registry.TAG_PROMOTION) != registry.COMPLETED:
+        reason = "champion was moved to it by hand, without a promotion record: move it back"
+        raise closed("record", reason, where)
+    registry.remove_alias(client, name, registry.CHALLENGER, params.version)
+    registry.remove_tags(client, name, state, registry.TAG_STEP, registry.TAG_PERCENT)
+    version = -1
+    rows = read_rows(lake, promotion)
+    if not any(row.step == PROMOTE_ROW for row in rows):
+        row = StepRow(
+            promotion=promotion, model_version=params.version, step=PROMOTE_ROW,
+            outcome=Outcome.PASS.value, reason=f"champion, in place of {old or 'none'}",
+            champion_requests=sum(row.champion_requests for row in rows),
+            challenger_requests=sum(row.challenger_requests for row in rows),
+            started_at=started, decided_at=datetime.now(UTC),
+        )  # fmt: skip
+        version = write_row(lake, row)
+        log_timeline(client, state, read_rows(lake, promotion))
+    facts = {
+        "outcome": Outcome.PASS.value,
+        "model_version": params.version,
+        "promotion_id": promotion,
+        "champion": params.version,
+        "previous": registry.read_aliases(client, name).get(registry.PREVIOUS, ""),
+    }
+    return Receipt(
+        job="promote_champion", table="promotion_steps" if version >= 0 else "registry",
+        partition=promotion, version=version, seconds=watch.seconds, facts=facts,
+    )  # fmt: skip

@@ -1,0 +1,147 @@
+"""The promotion record: one row per promotion and step in `promotion_steps`, and what is required of it.
+
+In: verdicts. Out: rows, replaced as one partition per promotion. One promotion has one operator, so its
+partition is read, extended and replaced.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+
+from jobs.conf.policy import Policy
+from jobs.conf.settings import Settings
+from jobs.core import Check, GateClosed, Outcome, SluiceError, StrictModel, Verdict
+from jobs.lake.store import Lake
+from jobs.lake.tables import PROMOTIONS
+from jobs.promotion.state import (
+    CHALLENGER,
+    CHAMPION,
+    SHADOW_STEP,
+    TAG_APPROVED_AT,
+    TAG_APPROVED_BY,
+    TAG_APPROVED_VERSION,
+    TAG_AUTHOR,
+    TAG_PROMOTION_ID,
+    VersionState,
+    needs_person,
+    steps_of,
+)
+
+CHECK_ROW, PROMOTE_ROW, ROLL_BACK_ROW = "check", "promote", "roll_back"
+
+
+class StepRow(StrictModel):
+    """One row of the record."""
+
+    promotion: str
+    model_version: str
+    step: str
+    outcome: str
+    reason: str
+    champion_requests: int = 0
+    challenger_requests: int = 0
+    started_at: datetime
+    decided_at: datetime
+    evidence: str = ""
+
+
+def promotion_name(text: str, version: str) -> str:
+    """An id that can name a partition; one is made from version and instant where none is given."""
+    given = re.sub(r"[^A-Za-z0-9_.-]+", "-", text).strip("-.")
+    return given or f"v{version}-{datetime.now(UTC):%Y%m%dT%H%M%S}"
+
+
+def write_row(lake: Lake, row: StepRow) -> int:
+    """Add a row to its promotion's record, in place of an earlier one of the same step."""
+    kept = [each for each in read_rows(lake, row.promotion) if each.step != row.step]
+    rows = [each.model_dump() for each in [*kept, row]]
+    return lake.replace(PROMOTIONS, pa.Table.from_pylist(rows, PROMOTIONS.schema), row.promotion)
+
+
+def read_rows(lake: Lake, promotion: str) -> list[StepRow]:
+    """The record of one promotion in the order of its decisions."""
+    rows = lake.read(PROMOTIONS, first=promotion, last=promotion).to_pylist()
+    return sorted((StepRow.model_validate(row) for row in rows), key=lambda row: row.decided_at)
+
+
+def evidence_text(verdict: Verdict, further: Mapping[str, Any] | None = None) -> str:
+    """A verdict's checks as JSON for the record."""
+    checks = [check.model_dump(mode="json", exclude_none=True) for check in verdict.checks]
+    return json.dumps({"checks": checks, **(further or {})})
+
+
+def passed_steps(lake: Lake, state: VersionState) -> dict[str, StepRow]:
+    """The steps that this version has passed in its present promotion."""
+    promotion = state.tag(TAG_PROMOTION_ID)
+    if not promotion:
+        return {}
+    return {
+        row.step: row
+        for row in read_rows(lake, promotion)
+        if row.model_version == state.version and row.outcome == Outcome.PASS.value
+    }
+
+
+def required_steps(policy: Policy, has_champion: bool) -> tuple[str, ...]:
+    """Steps before a version may be champion: the first version goes live after its shadow."""
+    return steps_of(policy) if has_champion else (SHADOW_STEP,)
+
+
+def closed(name: str, reason: str, where: str) -> GateClosed:
+    """A gate that is closed for one reason."""
+    check = Check(name=name, outcome=Outcome.FAIL, detail=reason)
+    return GateClosed(Verdict.of([check]), where)
+
+
+def require_offered(aliases: Mapping[str, str], version: str, where: str) -> None:
+    """The version must still be the challenger: taking the alias away is how a person stops a promotion."""
+    held = aliases.get(CHALLENGER)
+    if held != version:
+        now = f"points at version {held}" if held else "was taken away"
+        raise closed("challenger", f"alias challenger {now}, so version {version} goes no further", where)
+
+
+def approval_problem(state: VersionState, policy: Policy, now: datetime, *, has_champion: bool) -> str:
+    """Why the approval that this version needs does not hold; empty where it does or none is needed."""
+    if not needs_person(state, has_champion):
+        return ""
+    person, at = state.tag(TAG_APPROVED_BY), state.tag(TAG_APPROVED_AT)
+    if not person or not at:
+        return "a person must approve this version first: `sluice record_approval`"
+    if state.tag(TAG_APPROVED_VERSION) not in ("", state.version):
+        return f"the approval by {person} was given to version {state.tag(TAG_APPROVED_VERSION)}"
+    if person == state.tag(TAG_AUTHOR):
+        return f"{person} is the author: somebody else must approve"
+    age = now - instant(at)
+    if age > timedelta(days=policy.approval.expires_days):
+        return f"the approval by {person} of {at} has expired: approve again"
+    return ""
+
+
+def require_approval(state: VersionState, policy: Policy, aliases: Mapping[str, str], where: str) -> None:
+    """Raises GateClosed where a needed approval is missing, expired, or not this version's."""
+    problem = approval_problem(state, policy, datetime.now(UTC), has_champion=CHAMPION in aliases)
+    if problem:
+        raise closed("approval", problem, where)
+
+
+def instant(text: str) -> datetime:
+    """An ISO instant in UTC; one without a zone is taken as UTC."""
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        raise SluiceError(f"{text!r} is no ISO instant, such as 2026-03-01T12:00:00+00:00") from None
+    return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
+
+
+def requests_seen(settings: Settings, *, promotion: str) -> pd.DataFrame:
+    """Requests per variant and step, as the record holds them: the promotion's table."""
+    rows = read_rows(Lake(settings.lake), promotion)
+    return pd.DataFrame([row.model_dump(exclude={"evidence"}) for row in rows])

@@ -1,0 +1,288 @@
+"""State of record of promotions: aliases and tags of the registered model in MLflow.
+
+In: an MLflow client. Out: `Routing` (who serves what share), `VersionState` (one version's tags), and the
+few writers that change them. Serving, training and promotion all go through this module, so that a
+restart or a second replica reads the same answer. MLflow itself is imported only when it is used.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
+
+from jobs.conf.policy import Policy
+from jobs.conf.settings import Settings
+from jobs.core import SluiceError, StrictModel
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+CHAMPION: Final = "champion"
+CHALLENGER: Final = "challenger"
+PREVIOUS: Final = "previous"
+
+TAG_GATE: Final = "sluice.gate"
+TAG_GATE_REASON: Final = "sluice.gate_reason"
+TAG_GATE_EVIDENCE: Final = "sluice.gate_evidence"
+TAG_RUN: Final = "sluice.run"
+TAG_DAY: Final = "sluice.day"
+TAG_REASON: Final = "sluice.reason"
+TAG_DRILL: Final = "sluice.drill"
+TAG_METRICS: Final = "sluice.metrics"
+TAG_AUTHOR: Final = "sluice.author"
+TAG_FEATURE_VERSION: Final = "sluice.feature_version"
+TAG_APPROVED_BY: Final = "sluice.approved_by"
+TAG_APPROVED_AT: Final = "sluice.approved_at"
+TAG_APPROVED_VERSION: Final = "sluice.approved_version"
+TAG_PROMOTION: Final = "sluice.promotion"
+TAG_PROMOTION_ID: Final = "sluice.promotion_id"
+TAG_PROMOTION_REASON: Final = "sluice.promotion_reason"
+TAG_STEP: Final = "sluice.step"
+TAG_STEP_STARTED_AT: Final = "sluice.step_started_at"
+TAG_PERCENT: Final = "sluice.percent"
+TAG_PREVIOUS: Final = "sluice.previous"  # the champion that this version replaced
+
+GATE_AUTOMATIC: Final = "automatic"
+GATE_PERSON: Final = "person decides"
+GATE_BLOCKED: Final = "blocked"
+
+OFFERED: Final = "offered"
+IN_SHADOW: Final = "shadow"
+IN_CANARY: Final = "canary"
+COMPLETED: Final = "completed"
+ROLLED_BACK: Final = "rolled_back"
+REFUSED: Final = "refused"
+
+SHADOW_STEP: Final = "shadow"
+CANARY_PREFIX: Final = "canary_"
+
+
+class Routing(StrictModel):
+    """Who serves: what the scoring service follows."""
+
+    champion: str | None = None
+    challenger: str | None = None  # only while its shadow or canary step runs
+    step: str = ""  # "" outside a promotion
+    percent: int = 0  # share of customers whose answer comes from the challenger; 0 in shadow
+    alerts: tuple[str, ...] = ()  # refused moves of aliases, each a sentence for a person
+
+
+class VersionState(StrictModel):
+    """One registered version with its tags."""
+
+    version: str
+    run_id: str
+    source: str
+    tags: dict[str, str]
+
+    def tag(self, name: str) -> str:
+        return self.tags.get(name, "")
+
+    def evidence(self, name: str) -> dict[str, Any]:
+        """A tag that holds JSON; empty where it is missing or broken."""
+        try:
+            value = json.loads(self.tags.get(name, "") or "{}")
+        except json.JSONDecodeError:
+            return {}
+        return value if isinstance(value, dict) else {}
+
+
+def steps_of(policy: Policy) -> tuple[str, ...]:
+    """All steps of a promotion in their order: shadow, canary_5, …, canary_100."""
+    return (SHADOW_STEP, *(f"{CANARY_PREFIX}{step.percent}" for step in policy.canary.steps))
+
+
+def percent_of(step: str) -> int:
+    """Share of customers that a step gives to the challenger."""
+    return int(step.removeprefix(CANARY_PREFIX)) if step.startswith(CANARY_PREFIX) else 0
+
+
+def minutes_of(step: str, policy: Policy) -> float:
+    """How long a step lasts at least."""
+    by_step = {f"{CANARY_PREFIX}{item.percent}": item.minutes for item in policy.canary.steps}
+    return by_step.get(step, policy.shadow.minutes)
+
+
+def requests_of(step: str, policy: Policy) -> int:
+    """How many requests of the challenger a step needs at least."""
+    return policy.shadow.requests if step == SHADOW_STEP else policy.canary.requests
+
+
+def now_text() -> str:
+    """This instant, as the tags hold it."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def quiet_mlflow(settings: Settings) -> None:
+    """Point MLflow at the installation's server: few retries, short time-outs, no telemetry."""
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("DO_NOT_TRACK", "true")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "1")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+    parts = urlsplit(settings.mlflow_uri)
+    if parts.scheme not in ("http", "https"):
+        return
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    try:
+        socket.create_connection((parts.hostname or "", port), timeout=3).close()
+    except OSError as error:
+        raise SluiceError(
+            f"MLflow does not answer at {settings.mlflow_uri} ({error}): start it with `make up`, "
+            "or set SLUICE_MLFLOW_URI"
+        ) from None
+
+
+def registry_client(settings: Settings) -> MlflowClient:
+    """A client of the registry that fails within seconds where MLflow is not reachable.
+
+    Raises:
+        SluiceError: nothing answers at the address.
+    """
+    quiet_mlflow(settings)
+    from mlflow import MlflowClient
+
+    with registry_errors():
+        return MlflowClient(tracking_uri=settings.mlflow_uri, registry_uri=settings.mlflow_uri)
+
+
+@contextmanager
+def registry_errors() -> Iterator[None]:
+    """Turn MLflow's errors into one sentence for a person."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except MlflowException as error:
+        first_line = str(error).strip().splitlines()[0] if str(error).strip() else "no message"
+        raise SluiceError(f"MLflow registry: {first_line}; is the server up and the name right?") from error
+
+
+def read_aliases(client: MlflowClient, model_name: str) -> dict[str, str]:
+    """Alias -> version; empty where the model is not registered yet."""
+    from mlflow.exceptions import MlflowException
+
+    with registry_errors():
+        try:
+            model = client.get_registered_model(model_name)
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                return {}
+            raise
+    return {alias: str(version) for alias, version in model.aliases.items()}
+
+
+def read_version(client: MlflowClient, model_name: str, version: str) -> VersionState | None:
+    """One version with its tags, None where it does not exist."""
+    from mlflow.exceptions import MlflowException
+
+    with registry_errors():
+        try:
+            found = client.get_model_version(model_name, version)
+        except MlflowException as error:
+            if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                return None
+            raise
+    return VersionState(
+        version=str(found.version),
+        run_id=str(found.run_id or ""),
+        source=str(found.source or ""),
+        tags={str(key): str(value) for key, value in found.tags.items()},
+    )
+
+
+def read_routing(client: MlflowClient, model_name: str) -> Routing:
+    """Who serves according to the registry.
+
+    The champion counts only with a completed promotion record, or when it is the version of the alias
+    `previous` (a person's way back). Any other move is named in `alerts` and gives champion None: the
+    caller keeps the last champion that it accepted.
+
+    Raises:
+        SluiceError: the registry does not answer.
+    """
+    aliases = read_aliases(client, model_name)
+    alerts: list[str] = []
+    champion = _accepted_champion(client, model_name, aliases, alerts)
+    challenger, step = _running_challenger(client, model_name, aliases)
+    if challenger is not None and challenger == aliases.get(CHAMPION):
+        challenger, step = None, ""
+    return Routing(
+        champion=champion,
+        challenger=challenger,
+        step=step,
+        percent=percent_of(step),
+        alerts=tuple(alerts),
+    )
+
+
+def _accepted_champion(
+    client: MlflowClient, model_name: str, aliases: Mapping[str, str], alerts: list[str]
+) -> str | None:
+    version = aliases.get(CHAMPION)
+    if version is None:
+        return None
+    if version == aliases.get(PREVIOUS):
+        return version
+    state = read_version(client, model_name, version)
+    record = state.tag(TAG_PROMOTION) if state else ""
+    if record == COMPLETED:
+        return version
+    alerts.append(
+        f"alias champion points at version {version} whose promotion record is "
+        f"{record or 'missing'}: not served; move it back, or promote the version through challenger"
+    )
+    return None
+
+
+def _running_challenger(
+    client: MlflowClient, model_name: str, aliases: Mapping[str, str]
+) -> tuple[str | None, str]:
+    version = aliases.get(CHALLENGER)
+    state = read_version(client, model_name, version) if version else None
+    if state is None or state.tag(TAG_PROMOTION) not in (IN_SHADOW, IN_CANARY):
+        return None, ""
+    step = state.tag(TAG_STEP)
+    # a version without a step has not passed its check, or is between two states: it gets no traffic
+    return (state.version, step) if step else (None, "")
+
+
+def write_tags(client: MlflowClient, model_name: str, version: str, tags: Mapping[str, str]) -> None:
+    """Set tags of one version, in the mapping's order."""
+    with registry_errors():
+        for key, value in tags.items():
+            client.set_model_version_tag(model_name, version, key, value)
+
+
+def remove_tags(client: MlflowClient, model_name: str, state: VersionState, *tags: str) -> None:
+    """Remove those tags that the version has."""
+    with registry_errors():
+        for key in tags:
+            if key in state.tags:
+                client.delete_model_version_tag(model_name, state.version, key)
+
+
+def move_alias(client: MlflowClient, model_name: str, alias: str, version: str) -> None:
+    """Point an alias at a version."""
+    with registry_errors():
+        client.set_registered_model_alias(model_name, alias, version)
+
+
+def remove_alias(client: MlflowClient, model_name: str, alias: str, version: str = "") -> None:
+    """Remove an alias; with a version, only while the alias points at it."""
+    held = read_aliases(client, model_name).get(alias)
+    if held is None or (version and held != version):
+        return
+    with registry_errors():
+        client.delete_registered_model_alias(model_name, alias)
+
+
+def needs_person(state: VersionState, has_champion: bool) -> bool:
+    """Whether a person must approve: the gate left it open, or there is nothing to compare with yet."""
+    return state.tag(TAG_GATE) == GATE_PERSON or not has_champion

@@ -1,0 +1,61 @@
+"""The story of one promotion as a picture and a table in the MLflow run of its version.
+
+In: the record's rows. Out: artifacts promotion/<id>.png and promotion/<id>.json. The promotion does not
+depend on it: where the artifact store does not answer, the picture is left out and the log says so.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from matplotlib.figure import Figure
+
+from jobs.promotion.record import StepRow
+from jobs.promotion.state import VersionState
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+LOGGER = logging.getLogger("sluice.promotion")
+COLOURS = {"pass": "#2a9d5c", "fail": "#c8453b", "inconclusive": "#b8b8b8"}
+
+
+def draw(rows: list[StepRow], title: str) -> Figure:
+    """Steps over time, each with its outcome and its requests per variant."""
+    figure = Figure(figsize=(9, 0.6 + 0.45 * max(len(rows), 2)), layout="constrained")
+    axes = figure.add_subplot()
+    origin = min(row.started_at for row in rows)
+    end = max(row.decided_at for row in rows)
+    span = max((end - origin).total_seconds(), 1.0)
+    for place, row in enumerate(rows):
+        start = (row.started_at - origin).total_seconds()
+        width = max((row.decided_at - row.started_at).total_seconds(), span / 200)
+        axes.barh(place, width, left=start, color=COLOURS.get(row.outcome, "#888888"), height=0.6)
+        told = f"{row.outcome}: {row.champion_requests} champion, {row.challenger_requests} challenger"
+        axes.text(span * 1.03, place, told, va="center", fontsize=8)
+    axes.set_yticks(range(len(rows)), [row.step for row in rows])
+    axes.invert_yaxis()
+    axes.set_xlim(0, span * 1.6)
+    axes.set_xlabel(f"seconds since {origin:%Y-%m-%d %H:%M:%S} UTC")
+    axes.set_title(title)
+    return figure
+
+
+def log_timeline(client: MlflowClient, state: VersionState, rows: list[StepRow]) -> None:
+    """Keep picture and table with the version's run."""
+    if not rows or not state.run_id:
+        return
+    name = rows[0].promotion
+    with tempfile.TemporaryDirectory() as folder:
+        picture, table = Path(folder) / f"{name}.png", Path(folder) / f"{name}.json"
+        draw(rows, f"promotion {name} of version {state.version}").savefig(picture, dpi=110)
+        table.write_text(json.dumps([row.model_dump(mode="json") for row in rows], indent=1))
+        try:
+            client.log_artifact(state.run_id, str(picture), "promotion")
+            client.log_artifact(state.run_id, str(table), "promotion")
+        except Exception as error:  # the picture is no reason to stop a rollback
+            LOGGER.warning("timeline of promotion %s not kept: %s", name, error)

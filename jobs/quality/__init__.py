@@ -1,0 +1,1 @@
+"""Reading raw files by contract, Great Expectations suites, and the quality gate."""

@@ -1,0 +1,1 @@
+"""The scoring service: loads neither Spark nor the training code."""

@@ -1,0 +1,228 @@
+"""One request from its features to its answer, and the shadow score after it.
+
+In: a validated request. Out: an answer, always: canary, else champion, else the rules alone.
+A model above a few milliseconds is scored beside the event loop, so that it holds up its own callers only;
+too many of them waiting count as its failure. Latency is measured per answer, from the feature read on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+from uuid import uuid4
+
+from jobs.conf.policy import Policy
+from jobs.core import SluiceError
+from jobs.serving.bundle import Decision, decide
+from jobs.serving.follower import ServedModel, ServingState
+from jobs.serving.messages import ScoreAnswer, ScoreRequest, Variant
+from jobs.serving.prediction_log import Prediction, PredictionLog
+from jobs.serving.request_features import FeatureSource
+from jobs.serving.routing import assign
+from jobs.serving.rules import RulesLayer, stricter
+
+LOGGER = logging.getLogger("sluice.serving")
+SLOW_THREADS = 2
+SLOW_WAITING = 64  # more requests than this waiting for one process's slow models are its failure
+SHADOW_WAITING = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class _Case:
+    """One request on its way."""
+
+    request: ScoreRequest
+    request_id: str
+    state: ServingState
+    started: float
+    values: list[float] | None
+
+
+class Scorer:
+    """Answers requests with whatever `state()` serves at that moment."""
+
+    def __init__(
+        self,
+        state: Callable[[], ServingState],
+        features: FeatureSource,
+        log: PredictionLog,
+        policy: Policy,
+    ) -> None:
+        self._state = state
+        self._features = features
+        self._log = log
+        self._decisions = policy.decisions
+        self._salt = policy.canary.salt
+        self._rules = RulesLayer(policy.rules)
+        self._slow = ThreadPoolExecutor(SLOW_THREADS, thread_name_prefix="slow-model")
+        self._slow_waiting = 0
+        self._shadow: queue.Queue[tuple[_Case, float] | None] = queue.Queue(SHADOW_WAITING)
+        self._shadow_thread = threading.Thread(target=self._score_shadows, name="shadow", daemon=True)
+        self.shadow_dropped = 0
+        self.answers: dict[str, int] = {}
+
+    def start(self) -> None:
+        self._shadow_thread.start()
+
+    def stop(self) -> None:
+        """Finish the shadow scores that wait, for a few seconds at most."""
+        try:
+            self._shadow.put(None, timeout=2.0)
+        except queue.Full:
+            LOGGER.warning("shadow: too many scores wait, they are given up")
+        self._shadow_thread.join(5.0)
+        self._slow.shutdown(wait=False, cancel_futures=True)
+
+    async def answer(self, request: ScoreRequest) -> ScoreAnswer:
+        """The answer to one request; no failure of a model or of the store leaves this function."""
+        started = time.perf_counter()
+        state = self._state()
+        hit = self._rules.apply(request.customer_id, request.terminal_id, request.amount_minor)
+        values, trouble = self._read(request)
+        read_seconds = time.perf_counter() - started
+        case = _Case(request, uuid4().hex, state, started, values)
+        model, variant, score = await self._first_that_answers(case)
+        decision: Decision
+        if score is not None:
+            decision, rule = stricter(hit, decide(score, self._decisions))
+        else:
+            rule = hit.rule if hit else _why_rules(state, values)
+            decision = hit.decision if hit else "approve"
+        version = model.version if model is not None else None
+        self._write(case, variant, version or "", score, decision, rule, trouble)
+        self.answers[variant] = self.answers.get(variant, 0) + 1
+        if state.challenger is not None and state.percent == 0 and values is not None:
+            # runs when this request's answer is on its way
+            asyncio.get_running_loop().call_soon(self._offer_shadow, case, read_seconds)
+        return ScoreAnswer(
+            request_id=case.request_id,
+            transaction_id=request.transaction_id,
+            score=score,
+            decision=decision,
+            rule=rule,
+            model_version=version,
+            variant=variant,
+        )
+
+    def _read(self, request: ScoreRequest) -> tuple[list[float] | None, str]:
+        try:
+            values = self._features.vector(
+                request.customer_id, request.terminal_id, request.amount_minor, request.event_time
+            )
+        except Exception as error:  # whatever the store's trouble, the rules answer
+            return None, f"features: {error}"[:300]
+        return values, ""
+
+    async def _first_that_answers(self, case: _Case) -> tuple[ServedModel | None, Variant, float | None]:
+        state = case.state
+        if case.values is None:
+            return None, "rules", None
+        variant = assign(
+            case.request.customer_id,
+            state.percent,
+            self._salt,
+            challenger=state.challenger is not None,
+        )
+        models: list[tuple[Variant, ServedModel | None]] = [("champion", state.champion)]
+        if variant == "canary":
+            models.insert(0, ("canary", state.challenger))
+        for name, model in models:
+            if model is None:
+                continue
+            try:
+                return model, name, await self._score(model, case.values)
+            except Exception as error:  # a model's failure is logged and the next one answers
+                self._write(case, name, model.version, None, "", "", _sentence(error))
+        return None, "rules", None
+
+    async def _score(self, model: ServedModel, values: list[float]) -> float:
+        if not model.slow:
+            return model.score(values)
+        if self._slow_waiting >= SLOW_WAITING:
+            raise SluiceError(f"overloaded: {self._slow_waiting} requests wait for slow models")
+        self._slow_waiting += 1
+        try:
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(self._slow, model.score, values)
+        finally:
+            self._slow_waiting -= 1
+
+    def _offer_shadow(self, case: _Case, read_seconds: float) -> None:
+        try:
+            self._shadow.put_nowait((case, read_seconds))
+        except queue.Full:
+            self.shadow_dropped += 1
+
+    def _score_shadows(self) -> None:
+        while (item := self._shadow.get()) is not None:
+            case, read_seconds = item
+            model = case.state.challenger
+            if model is None or case.values is None:
+                continue
+            started = time.perf_counter()
+            score: float | None = None
+            decision, trouble = "", ""
+            try:
+                score = model.score(case.values)
+                decision = decide(score, self._decisions)
+            except Exception as error:  # a shadow's failure is a row of the log
+                score, trouble = None, _sentence(error)
+            seconds = read_seconds + time.perf_counter() - started
+            self._write(case, "shadow", model.version, score, decision, "", trouble, seconds=seconds)
+
+    def _write(
+        self,
+        case: _Case,
+        variant: str,
+        version: str,
+        score: float | None,
+        decision: str,
+        rule: str,
+        error: str,
+        *,
+        seconds: float | None = None,
+    ) -> None:
+        request = case.request
+        taken = time.perf_counter() - case.started if seconds is None else seconds
+        self._log.put(
+            Prediction(
+                request_id=case.request_id,
+                transaction_id=request.transaction_id,
+                event_time=request.event_time,
+                customer_id=request.customer_id,
+                terminal_id=request.terminal_id,
+                amount_minor=request.amount_minor,
+                model_version=version,
+                variant=variant,
+                step=case.state.step,
+                score=score,
+                decision=decision,
+                rule=rule,
+                error=error,
+                latency_ms=taken * 1000.0,
+                served_at=time.time(),
+                names=self._features.names,
+                features=case.values,
+            )
+        )
+
+    def counters(self) -> dict[str, Any]:
+        """Answers by variant, and what the shadow could not keep up with."""
+        return {"answers": dict(self.answers), "shadow_dropped": self.shadow_dropped}
+
+
+def _why_rules(state: ServingState, values: list[float] | None) -> str:
+    if values is None:
+        return "features_unavailable"
+    return "no_model" if state.champion is None else "model_failed"
+
+
+def _sentence(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__)[:300]

@@ -1,0 +1,1 @@
+"""A seeded source of card transactions, chargebacks and feed faults."""

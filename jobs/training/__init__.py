@@ -1,0 +1,1 @@
+"""From matured labels to a registered version: frame, tuning, models, evidence, gate, registry."""

@@ -1,0 +1,51 @@
+"""Gradient boosting as both the tuning and the training use it: the same call, the same numbers.
+
+In: float32 matrices with NaN for missing values, labels 0/1. Out: an XGBoost booster; raw probabilities.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import xgboost
+from xgboost.callback import TrainingCallback
+
+FIXED = {"objective": "binary:logistic", "tree_method": "hist", "max_bin": 128, "verbosity": 0}
+
+
+def class_weight(labels: np.ndarray, power: float) -> float:
+    """Weight of a fraud from the training data: (good / fraud) ** power; 0 is none, 1 balances fully."""
+    positives = max(int(labels.sum()), 1)
+    return float(((len(labels) - positives) / positives) ** power)
+
+
+def fit_booster(
+    matrix: np.ndarray,
+    labels: np.ndarray,
+    chosen: Mapping[str, Any],
+    rounds: int,
+    *,
+    seed: int,
+    threads: int,
+    callbacks: Sequence[TrainingCallback] = (),
+) -> xgboost.Booster:
+    """Boost for a number of rounds.
+
+    Args:
+        chosen: XGBoost's parameters, and `weight_power` for the class weight (see class_weight).
+    """
+    parameters = {key: value for key, value in chosen.items() if key != "weight_power"}
+    parameters |= FIXED | {
+        "seed": seed,
+        "nthread": threads,
+        "scale_pos_weight": class_weight(labels, float(chosen.get("weight_power", 0.0))),
+    }
+    data = xgboost.QuantileDMatrix(matrix, labels, nthread=threads, max_bin=FIXED["max_bin"])
+    return xgboost.train(parameters, data, rounds, callbacks=list(callbacks))
+
+
+def probabilities(booster: xgboost.Booster, matrix: np.ndarray) -> np.ndarray:
+    """Raw probability of fraud of each row."""
+    return np.asarray(booster.inplace_predict(matrix), dtype=np.float64)

@@ -1,0 +1,315 @@
+"""Job evaluate_model: the evidence about a challenger, on test rows that nothing else has seen.
+
+In: frame (its test rows), bundle; the champion's bundle from the registry where there is a champion,
+    otherwise the rules alone and a logistic regression (median fill, scaled, balanced, of the fit rows).
+Out: evaluation.json (jobs.training.evidence.Evidence), pictures/*.png, reference.parquet (at most
+    REFERENCE_ROWS test rows with features, score, is_fraud, amount_minor, event_time).
+Both models are scored on the same rows; differences come from a paired bootstrap (the same resamples).
+Latency is that of one score through the bundle, as serving calls it.
+Errors: SluiceError where MLflow does not answer. A champion that cannot be rescored is no error here: the
+    evidence says so and the gate closes.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from sklearn.impute import SimpleImputer
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from jobs.conf.contract import contract_of
+from jobs.conf.policy import Policy, policy_of
+from jobs.conf.settings import Settings
+from jobs.core import Receipt, SluiceError, Stopwatch
+from jobs.promotion.state import CHAMPION, read_aliases, registry_client
+from jobs.serving.bundle import ModelBundle
+from jobs.serving.bundles import fetch_bundle
+from jobs.serving.rules import RulesLayer
+from jobs.training import metrics
+from jobs.training.bundle_writer import bundle_digest
+from jobs.training.evidence import Difference, Evidence, Figures, SliceFigures, known
+from jobs.training.frame import TEST, FrameFacts, fit_rows, matrix_of, role_rows
+from jobs.training.pictures import draw_pictures
+from jobs.training.run_folder import RunFolder, TrainingParams
+
+READS = ("training_frame", "bundle")
+WRITES = ("evaluation",)
+
+REFERENCE_ROWS = 20_000
+LATENCY_CALLS = 1_000
+BASELINE_SAMPLES = 100
+CARD_BUDGET = 100  # cards that can be looked at in a day
+BOOTSTRAP_SEED = 20_260
+SMALL_MINOR, LARGE_MINOR = 1_000, 20_000  # amounts of the slices, in minor units
+
+# slice of the contract -> which rows belong to it
+SLICES: dict[str, Callable[[pd.DataFrame], pd.Series]] = {
+    "amount_small": lambda rows: rows["amount_minor"] < SMALL_MINOR,
+    "amount_large": lambda rows: rows["amount_minor"] >= LARGE_MINOR,
+    "night": lambda rows: rows["is_night"] == 1,
+    "new_terminal": lambda rows: (rows["terminal_missing"] == 1) | (rows["terminal_count_30d"] == 0),
+}
+
+
+class Params(TrainingParams):
+    """Which run."""
+
+
+@dataclass
+class Scored:
+    """A model's scores of the test rows, and how its PR-AUC varies over the resamples."""
+
+    name: str
+    scores: np.ndarray
+    ranking: metrics.Ranking
+    pr_auc: list[float]
+    roc_auc: list[float]
+    slices: dict[str, list[float]]
+
+
+@dataclass
+class Champion:
+    """The champion's scores of the same rows, or why there are none."""
+
+    version: str = ""
+    digest: str = ""
+    scores: np.ndarray | None = None
+    problem: str = ""
+
+
+def rescore_champion(settings: Settings, rows: pd.DataFrame) -> Champion:
+    """The champion of the registry on these rows; an empty version where there is none."""
+    version = read_aliases(registry_client(settings), settings.model_name).get(CHAMPION, "")
+    if not version:
+        return Champion()
+    try:
+        folder = fetch_bundle(settings, version)
+        bundle = ModelBundle.load(folder, policy_of(settings).decisions)
+        absent = [name for name in bundle.features if name not in rows.columns]
+        if absent:
+            return Champion(version, problem=f"its feature {absent[0]} is not built any more")
+        scores = bundle.score(matrix_of(rows, bundle.features))
+        return Champion(version, bundle_digest(folder), scores)
+    except SluiceError as error:
+        return Champion(version, problem=str(error))
+
+
+def rules_scores(rows: pd.DataFrame, policy: Policy) -> np.ndarray:
+    """1 where a rule fires, else 0."""
+    rules = RulesLayer(policy.rules)
+    keys = zip(rows["customer_id"], rows["terminal_id"], rows["amount_minor"], strict=True)
+    return np.array([rules.apply(int(c), int(t), int(a)) is not None for c, t, a in keys], dtype=float)
+
+
+def logistic_scores(fit: pd.DataFrame, rows: pd.DataFrame, features: tuple[str, ...]) -> np.ndarray:
+    """A logistic regression fitted on true labels: a drill spoils the challenger, never its yardstick."""
+    model = make_pipeline(
+        SimpleImputer(strategy="median", keep_empty_features=True),
+        StandardScaler(),
+        LogisticRegression(class_weight="balanced", max_iter=200),
+    )
+    model.fit(matrix_of(fit, features), fit["is_fraud"].to_numpy())
+    return np.asarray(model.predict_proba(matrix_of(rows, features))[:, 1])
+
+
+def slice_masks(rows: pd.DataFrame, names: tuple[str, ...]) -> dict[str, np.ndarray]:
+    """Rows of each slice that the contract names.
+
+    A name without a definition gets no entry: it is absent from the evidence, and the gate closes.
+    """
+    return {name: SLICES[name](rows).to_numpy(dtype=bool) for name in names if name in SLICES}
+
+
+def scored_model(
+    name: str, scores: np.ndarray, labels: np.ndarray, masks: dict[str, np.ndarray], samples: int
+) -> Scored:
+    """Bootstrap a model; the seed is the same for every model, so the resamples are paired."""
+    whole = metrics.Ranking(scores, labels)
+    parts = {key: metrics.Ranking(scores[mask], labels[mask]) for key, mask in masks.items() if mask.any()}
+    result = Scored(name, scores, whole, [], [], {key: [] for key in parts})
+    for weights in metrics.resamples(len(labels), samples, BOOTSTRAP_SEED):
+        result.pr_auc.append(whole.average_precision(weights))
+        result.roc_auc.append(whole.roc_auc(weights))
+        for key, part in parts.items():
+            result.slices[key].append(part.average_precision(weights[masks[key]]))
+    return result
+
+
+def figures_of(model: Scored, rows: pd.DataFrame, policy: Policy) -> Figures:
+    """All figures of one model."""
+    labels, scores = rows["is_fraud"].to_numpy(), model.scores
+    pr_low, pr_high = metrics.interval(model.pr_auc)
+    roc_low, roc_high = metrics.interval(model.roc_auc)
+    rate = policy.performance.false_positive_rate
+    cards = metrics.card_precision(
+        scores, labels, rows["customer_id"].to_numpy(), rows["day"].to_numpy(), CARD_BUDGET
+    )
+    return Figures(
+        name=model.name,
+        pr_auc=known(model.ranking.average_precision()),
+        pr_auc_low=known(pr_low),
+        pr_auc_high=known(pr_high),
+        roc_auc=known(model.ranking.roc_auc()),
+        roc_auc_low=known(roc_low),
+        roc_auc_high=known(roc_high),
+        ece=known(metrics.expected_calibration_error(scores, labels)),
+        brier=known(metrics.brier(scores, labels)),
+        recall_at_fpr=known(metrics.recall_at_fpr(scores, labels, rate)),
+        card_precision=known(cards),
+    )
+
+
+def paired(challenger: list[float], champion: list[float], value: float) -> Difference:
+    """Difference with the interval of its resamples."""
+    low, high = metrics.interval(np.asarray(challenger) - np.asarray(champion))
+    return Difference(value=known(value), low=known(low), high=known(high))
+
+
+def slice_figures(
+    name: str, mask: np.ndarray, labels: np.ndarray, challenger: Scored, champion: Scored | None
+) -> SliceFigures:
+    """One slice of the challenger, beside the champion's where there is one."""
+
+    def area(model: Scored) -> float:
+        if not mask.any():
+            return float("nan")
+        return metrics.Ranking(model.scores[mask], labels[mask]).average_precision()
+
+    own = area(challenger)
+    difference, other = Difference(), None
+    if champion is not None and name in challenger.slices:
+        other = area(champion)
+        difference = paired(challenger.slices[name], champion.slices[name], own - other)
+    return SliceFigures(
+        name=name,
+        rows=int(mask.sum()),
+        positives=int(labels[mask].sum()),
+        pr_auc=known(own),
+        champion_pr_auc=None if other is None else known(other),
+        difference=difference,
+    )
+
+
+def latency_ms(bundle: ModelBundle, matrix: np.ndarray, calls: int = LATENCY_CALLS) -> tuple[float, float]:
+    """p50 and p99 of the time of one score."""
+    single = [matrix[index : index + 1] for index in range(min(calls, len(matrix)))]
+    for row in single[:50]:
+        bundle.score(row)
+    times = []
+    for row in single:
+        start = time.perf_counter()
+        bundle.score(row)
+        times.append(time.perf_counter() - start)
+    p50, p99 = np.quantile(np.asarray(times) * 1000, [0.5, 0.99])
+    return float(p50), float(p99)
+
+
+def reference_rows(rows: pd.DataFrame, scores: np.ndarray, features: tuple[str, ...]) -> pd.DataFrame:
+    """An even sample of the test rows, kept with the version for monitoring and the promotion's check."""
+    columns = [*features, "score", "is_fraud", "amount_minor", "event_time"]
+    reference = rows.assign(score=scores)[columns]
+    if len(reference) <= REFERENCE_ROWS:
+        return reference
+    chosen = np.linspace(0, len(reference) - 1, REFERENCE_ROWS).astype(int)
+    return reference.iloc[chosen]
+
+
+def baseline_figures(
+    frame: pd.DataFrame, rows: pd.DataFrame, features: tuple[str, ...], policy: Policy
+) -> tuple[Figures, ...]:
+    """What a first version has to beat."""
+    labels = rows["is_fraud"].to_numpy()
+    scores = {
+        "rules": rules_scores(rows, policy),
+        "logistic_regression": logistic_scores(fit_rows(frame), rows, features),
+    }
+    return tuple(
+        figures_of(scored_model(name, found, labels, {}, BASELINE_SAMPLES), rows, policy)
+        for name, found in scores.items()
+    )
+
+
+def gather(
+    facts: FrameFacts, frame: pd.DataFrame, bundle: ModelBundle, found: Champion, settings: Settings
+) -> tuple[Evidence, np.ndarray]:
+    """All evidence but the importance, and the challenger's scores of the test rows."""
+    policy, contract = policy_of(settings), contract_of(settings)
+    rows = role_rows(frame, TEST).reset_index(drop=True)
+    labels = rows["is_fraud"].to_numpy()
+    matrix = matrix_of(rows, bundle.features)
+    masks = slice_masks(rows, contract.slices)
+    samples = policy.gate.bootstrap_samples
+    challenger = scored_model("challenger", bundle.score(matrix), labels, masks, samples)
+    champion, difference = None, Difference()
+    if found.scores is not None:
+        champion = scored_model("champion", found.scores, labels, masks, samples)
+        value = challenger.ranking.average_precision() - champion.ranking.average_precision()
+        difference = paired(challenger.pr_auc, champion.pr_auc, value)
+    p50, p99 = latency_ms(bundle, matrix)
+    evidence = Evidence(
+        run=facts.run,
+        day=facts.day,
+        test_first=facts.split.test_first,
+        test_last=facts.split.test_last,
+        rows=len(rows),
+        positives=int(labels.sum()),
+        bundle_digest=bundle_digest(bundle.folder),
+        challenger=figures_of(challenger, rows, policy),
+        champion=figures_of(champion, rows, policy) if champion else None,
+        champion_version=found.version,
+        champion_digest=found.digest,
+        champion_problem=found.problem,
+        difference=difference,
+        baselines=() if found.version else baseline_figures(frame, rows, facts.features, policy),
+        slices_named=contract.slices,
+        slices=tuple(slice_figures(name, mask, labels, challenger, champion) for name, mask in masks.items()),
+        latency_p50_ms=p50,
+        latency_p99_ms=p99,
+        operating_point=metrics.operating_points(
+            challenger.scores,
+            labels,
+            rows["amount_minor"].to_numpy(dtype=np.float64),
+            contract.costs,
+            policy.operating_point,
+        ),
+    )
+    return evidence, challenger.scores
+
+
+def run(params: Params, settings: Settings) -> Receipt:
+    watch = Stopwatch()
+    folder = RunFolder(settings, params.run)
+    facts = folder.read_model("frame.json", FrameFacts)
+    frame = folder.read_frame("frame.parquet")
+    bundle = ModelBundle.load(folder.existing("bundle"), policy_of(settings).decisions)
+    rows = role_rows(frame, TEST).reset_index(drop=True)
+    found = rescore_champion(settings, rows)
+    evidence, scores = gather(facts, frame, bundle, found, settings)
+    importance = folder.read_facts("xgboost/facts.json")["importance"]
+    evidence = evidence.model_copy(update={"importance": importance})
+    folder.write_facts("evaluation.json", evidence)
+    folder.write_frame("reference.parquet", reference_rows(rows, scores, facts.features))
+    others = {"champion": found.scores} if found.scores is not None else {}
+    labels = rows["is_fraud"].to_numpy()
+    draw_pictures(folder.path / "pictures", evidence, labels, scores, others)
+    champion = evidence.champion
+    return Receipt(
+        job="evaluate_model",
+        table="evaluation",
+        partition=params.run,
+        rows=len(rows),
+        seconds=watch.seconds,
+        facts={
+            "pr_auc": evidence.challenger.pr_auc,
+            "ece": evidence.challenger.ece,
+            "champion_version": found.version,
+            "champion_pr_auc": champion.pr_auc if champion else None,
+            "latency_p99_ms": evidence.latency_p99_ms,
+        },
+    )

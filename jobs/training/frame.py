@@ -1,0 +1,243 @@
+"""Job build_frame: matured transactions with their features as they were known, and their label.
+
+In: label snapshot of the run, table transactions, feature tables (through Feast, strictly before the event).
+Out: frame.parquet: transaction_id, event_time, customer_id, terminal_id, amount_minor, day, role,
+    is_fraud (the truth), training_label (what the models are fitted on; differs in a drill only) and the
+    model's features as float32; frame.json with the split, counts, table versions and the leak check.
+Split by time, last matured day M: test = the last test_days; then an embargo of the label's maturity; then
+    the fit rows, of which the last validation_days validate and, an embargo earlier, the rest tunes.
+Errors: SluiceError where a part of the split has no fraud or no row; GateClosed where one feature alone
+    tells the label (a leak until proved otherwise), or where the join lost or doubled a row.
+"""
+
+from __future__ import annotations
+
+from datetime import date, timedelta
+
+import numpy as np
+import pandas as pd
+from pydantic import Field
+from sklearn.metrics import roc_auc_score
+
+from jobs.conf.contract import contract_of
+from jobs.conf.policy import Training, policy_of
+from jobs.conf.settings import Settings
+from jobs.core import Check, GateClosed, Outcome, Receipt, SluiceError, Stopwatch, StrictModel, Verdict
+from jobs.features.declarations import FEATURE_VERSION, MODEL_FEATURES
+from jobs.features.history import historical_features
+from jobs.features.tables import FEATURE_TABLES
+from jobs.lake.store import Lake
+from jobs.lake.tables import TRANSACTIONS
+from jobs.training.run_folder import DRILL_NOTE, Drill, RunFolder, TrainingParams
+
+READS = ("label_snapshot", "transactions", "customer_features", "terminal_features")
+WRITES = ("training_frame",)
+
+LEAK_AUC = 0.99  # an honest feature alone stays far below
+LEAK_POSITIVES = 20  # fewer frauds among the rows with a value say nothing
+TUNING, GAP, VALIDATION, EMBARGO, TEST = "tuning", "gap", "validation", "embargo", "test"
+FIT_ROLES = (TUNING, GAP, VALIDATION)
+
+
+class Params(TrainingParams):
+    """Which run."""
+
+    drill: Drill = Field("none", description=DRILL_NOTE)
+
+
+class Split(StrictModel):
+    """Days of each part, both ends included."""
+
+    fit_first: date
+    tuning_last: date
+    validation_first: date
+    fit_last: date
+    test_first: date
+    test_last: date
+
+    def role(self, day: date) -> str:
+        if day > self.fit_last:
+            return TEST if day >= self.test_first else EMBARGO
+        if day >= self.validation_first:
+            return VALIDATION
+        return TUNING if day <= self.tuning_last else GAP
+
+
+class FrameFacts(StrictModel):
+    """What later jobs need to know about the frame."""
+
+    run: str
+    day: date
+    drill: str
+    split: Split
+    features: tuple[str, ...]
+    feature_version: str
+    rows: dict[str, int]
+    positives: dict[str, int]
+    leaks: dict[str, float]  # ROC-AUC of each feature alone
+    label_digest: str
+    table_versions: dict[str, int]
+
+
+def split_days(last: date, training: Training, embargo_days: int) -> Split:
+    """The split of the matured days that end with `last`."""
+    test_first = last - timedelta(days=training.test_days - 1)
+    fit_last = test_first - timedelta(days=embargo_days + 1)
+    validation_first = fit_last - timedelta(days=training.validation_days - 1)
+    return Split(
+        fit_first=last - timedelta(days=training.window_days - 1),
+        tuning_last=validation_first - timedelta(days=embargo_days + 1),
+        validation_first=validation_first,
+        fit_last=fit_last,
+        test_first=test_first,
+        test_last=last,
+    )
+
+
+def with_training_labels(frame: pd.DataFrame, drill: str, seed: int) -> pd.DataFrame:
+    """Add what the models are fitted on: the truth, or its permutation over the fit rows in the drill."""
+    labels = frame["is_fraud"].to_numpy(copy=True)
+    if drill == "shuffled_labels":
+        fit = np.flatnonzero(frame["role"].isin(FIT_ROLES))
+        labels[fit] = np.random.default_rng(seed).permutation(labels[fit])
+    return frame.assign(training_label=labels)
+
+
+def single_feature_auc(frame: pd.DataFrame, features: tuple[str, ...]) -> dict[str, float]:
+    """ROC-AUC of each feature alone, in whichever direction it points.
+
+    Twice, and the larger counts: over all rows with a gap ranking lowest (the gap itself may tell the label),
+    and over the rows that have a value (gaps must not water down a leak).
+    """
+    truth = frame["is_fraud"].to_numpy()
+    result = {}
+    for name in features:
+        values = frame[name].to_numpy(dtype=np.float64)
+        there = ~np.isnan(values)
+        areas = [roc_auc_score(truth, np.where(there, values, -1e300))]
+        if LEAK_POSITIVES <= truth[there].sum() < there.sum():
+            areas.append(roc_auc_score(truth[there], values[there]))
+        result[name] = round(max(max(area, 1 - area) for area in areas), 6)
+    return result
+
+
+def leak_verdict(areas: dict[str, float]) -> Verdict:
+    """Fail if one feature alone separates fraud from the rest nearly perfectly."""
+    return Verdict.of(
+        [
+            Check(
+                name=f"leak_{name}",
+                outcome=Outcome.FAIL if area > LEAK_AUC else Outcome.PASS,
+                value=area,
+                threshold=LEAK_AUC,
+                detail=f"feature {name} alone has a ROC-AUC of {area:.4f}: it knows the label; "
+                "find out when it became known"
+                if area > LEAK_AUC
+                else "",
+            )
+            for name, area in areas.items()
+        ]
+    )
+
+
+def check_roles(frame: pd.DataFrame, split: Split) -> tuple[dict[str, int], dict[str, int]]:
+    """Rows and frauds of each part.
+
+    Raises:
+        SluiceError: tuning, validation or test have no row, no fraud, or nothing but fraud.
+    """
+    groups = frame.groupby("role")["is_fraud"]
+    rows = {str(role): int(count) for role, count in groups.size().items()}
+    positives = {str(role): int(count) for role, count in groups.sum().items()}
+    for role in (TUNING, VALIDATION, TEST):
+        if not 0 < positives.get(role, 0) < rows.get(role, 0):
+            raise SluiceError(
+                f"training frame: the {role} rows have {positives.get(role, 0)} frauds among "
+                f"{rows.get(role, 0)}; ingest more days or train later (split {split.model_dump_json()})"
+            )
+    return rows, positives
+
+
+def check_join(events: pd.DataFrame, joined: pd.DataFrame) -> None:
+    """Every transaction once, in its place, with every feature.
+
+    Raises:
+        GateClosed: the join dropped, doubled or moved a row.
+    """
+    missing = [name for name in MODEL_FEATURES if name not in joined.columns]
+    same = len(joined) == len(events) and bool(
+        (joined["transaction_id"].to_numpy() == events["transaction_id"].to_numpy()).all()
+    )
+    if same and not missing:
+        return
+    detail = f"column {missing[0]} is missing" if missing else f"{len(events)} rows in, {len(joined)} out"
+    check = Check(name="join", outcome=Outcome.FAIL, detail=f"point-in-time join: {detail}")
+    raise GateClosed(Verdict.of([check]), "build_frame")
+
+
+def run(params: Params, settings: Settings) -> Receipt:
+    watch = Stopwatch()
+    folder = RunFolder(settings, params.run)
+    labels = folder.read_frame("labels.parquet", ["transaction_id", "is_fraud"])
+    snapshot = folder.read_facts("labels.json")
+    policy = policy_of(settings)
+    split = split_days(
+        date.fromisoformat(snapshot["last"]), policy.training, contract_of(settings).labels.maturity_days
+    )
+    lake = Lake(settings.lake)
+    events = lake.read(TRANSACTIONS, first=split.fit_first, last=split.test_last).to_pandas()
+    events = events.merge(labels, on="transaction_id", how="inner", validate="one_to_one")
+    events = events.sort_values(["event_time", "transaction_id"], ignore_index=True)
+    joined = historical_features(events, settings)
+    check_join(events, joined)
+    joined["role"] = joined["day"].map({day: split.role(day) for day in joined["day"].unique()})
+    joined = with_training_labels(joined, params.drill, policy.training.seeds[0])
+    joined[list(MODEL_FEATURES)] = joined[list(MODEL_FEATURES)].astype(np.float32)
+    rows, positives = check_roles(joined, split)
+    areas = single_feature_auc(joined, MODEL_FEATURES)
+    facts = FrameFacts(
+        run=params.run,
+        day=params.day,
+        drill=params.drill,
+        split=split,
+        features=MODEL_FEATURES,
+        feature_version=FEATURE_VERSION,
+        rows=rows,
+        positives=positives,
+        leaks=areas,
+        label_digest=snapshot["digest"],
+        table_versions=snapshot["table_versions"] | feature_versions(lake),
+    )
+    folder.write_facts("frame.json", facts)
+    verdict = leak_verdict(areas)
+    if verdict.outcome is not Outcome.PASS:
+        raise GateClosed(verdict, f"build_frame, run {params.run}")
+    folder.write_frame("frame.parquet", joined)
+    return Receipt(
+        job="build_frame",
+        table="training_frame",
+        partition=params.run,
+        rows=len(joined),
+        seconds=watch.seconds,
+        facts={"rows": rows, "positives": positives, "drill": params.drill},
+    )
+
+
+def feature_versions(lake: Lake) -> dict[str, int]:
+    """Versions of the feature tables."""
+    return {table.name: lake.version(table) for table in FEATURE_TABLES.values()}
+
+
+def fit_rows(frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows that a final model is fitted on: everything before the embargo of the test."""
+    return frame[frame["role"].isin(FIT_ROLES)]
+
+
+def role_rows(frame: pd.DataFrame, role: str) -> pd.DataFrame:
+    """The rows of one part of the split."""
+    return frame[frame["role"] == role]
+
+
+def matrix_of(rows: pd.DataFrame, features: tuple[str, ...]) -> np.ndarray:
+    """The model's input, float32 [rows, features], NaN where a value is missing."""
+    return np.ascontiguousarray(rows[list(features)].to_numpy(dtype=np.float32))

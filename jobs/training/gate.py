@@ -1,0 +1,218 @@
+"""Job gate_model: whether a challenger may be offered, by the policy alone.
+
+In: evaluation.json. Out: gate.json (classification, reasons, one check per rule).
+Classification: "automatic", "person decides" or "blocked". The job does not fail for "blocked": the version
+    is registered with its verdict, so that people see why, and the promotion refuses it.
+Rules: jobs/conf/policy.yaml, section gate. A figure that is absent, not a number or from too few
+    frauds closes the gate. Against a champion the primary figure is PR-AUC on the same rows, relative:
+    above +2 % with the paired interval's lower bound above 0 is automatic; above +2 % otherwise, and
+    0 to +2 % with both ends, is a person's decision; below 0 is blocked. Without a champion the challenger
+    must beat the rules and a logistic regression, and a person decides.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+from jobs.conf.policy import Gate, Policy, policy_of
+from jobs.conf.settings import Settings
+from jobs.core import Check, Outcome, Receipt, Stopwatch, StrictModel
+from jobs.promotion.state import GATE_AUTOMATIC, GATE_BLOCKED, GATE_PERSON
+from jobs.training.evidence import Evidence, GroupGaps, SliceFigures
+from jobs.training.run_folder import RunFolder, TrainingParams
+
+READS = ("evaluation",)
+WRITES = ("gate",)
+
+BASELINES = ("rules", "logistic_regression")
+DIGITS = 9  # 0.51 against 0.50 is +2 %, not a rounding error more
+
+
+class Params(TrainingParams):
+    """Which run."""
+
+
+class GateResult(StrictModel):
+    """The verdict: FAIL checks block, INCONCLUSIVE ones ask a person."""
+
+    classification: Literal["automatic", "person decides", "blocked"]
+    reasons: tuple[str, ...]
+    checks: tuple[Check, ...]
+
+
+def judge(evidence: Evidence, policy: Policy) -> GateResult:
+    """The gate's verdict on the evidence, by nothing but the policy."""
+    gate = policy.gate
+    checks = [
+        _sample(evidence, gate),
+        *(_against_champion(evidence, gate) if _has_champion(evidence) else _first_version(evidence)),
+        *_calibration(evidence, gate),
+        *_slices(evidence, gate),
+        *[_group(group, gate) for group in evidence.groups if _has_champion(evidence)],
+        _limit("latency_p99_ms", evidence.latency_p99_ms, gate.latency_p99_ms, "p99 of one score, ms"),
+    ]
+    failed = [check.detail for check in checks if check.outcome is Outcome.FAIL]
+    open_checks = [check.detail for check in checks if check.outcome is Outcome.INCONCLUSIVE]
+    if failed:
+        return GateResult(classification=GATE_BLOCKED, reasons=tuple(failed), checks=tuple(checks))
+    if open_checks:
+        return GateResult(classification=GATE_PERSON, reasons=tuple(open_checks), checks=tuple(checks))
+    gain = next(check.detail for check in checks if check.name == "pr_auc_gain")
+    return GateResult(classification=GATE_AUTOMATIC, reasons=(gain,), checks=tuple(checks))
+
+
+def _has_champion(evidence: Evidence) -> bool:
+    return bool(evidence.champion_version) or evidence.champion is not None
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _limit(name: str, value: float | None, limit: float, what: str) -> Check:
+    """A figure that must be there and at most `limit`."""
+    figure = _finite(value)
+    if figure is None:
+        return Check(name=name, outcome=Outcome.FAIL, threshold=limit, detail=f"{what}: no figure")
+    over = round(figure, DIGITS) > round(limit, DIGITS)
+    outcome = Outcome.FAIL if over else Outcome.PASS
+    detail = f"{what}: {figure:.4g}, allowed up to {limit:.4g}"
+    return Check(name=name, outcome=outcome, value=figure, threshold=limit, detail=detail)
+
+
+def _sample(evidence: Evidence, gate: Gate) -> Check:
+    enough = evidence.positives >= gate.minimum_positives and evidence.rows > evidence.positives
+    return Check(
+        name="sample",
+        outcome=Outcome.PASS if enough else Outcome.FAIL,
+        value=float(evidence.positives),
+        threshold=float(gate.minimum_positives),
+        detail=f"{evidence.positives} frauds among {evidence.rows} test rows, "
+        f"needed {gate.minimum_positives}",
+    )
+
+
+def _against_champion(evidence: Evidence, gate: Gate) -> list[Check]:
+    name = "pr_auc_gain"
+    champion = _finite(evidence.champion.pr_auc) if evidence.champion else None
+    challenger = _finite(evidence.challenger.pr_auc)
+    low = _finite(evidence.difference.low)
+    against = f"PR-AUC against champion {evidence.champion_version}"
+    problem = ""
+    if evidence.champion_problem:
+        problem = evidence.champion_problem
+    elif champion is None or challenger is None or low is None or champion <= 0:
+        problem = "no figure"
+    elif not evidence.champion_digest or evidence.champion_digest == evidence.bundle_digest:
+        problem = "the champion is the same model, or it is not known which it is"
+    if problem or champion is None or challenger is None or low is None:
+        return [Check(name=name, outcome=Outcome.FAIL, detail=f"{against}: {problem}")]
+    gain = round((challenger - champion) / champion, DIGITS)
+    text = f"{against}: {challenger:.4f} against {champion:.4f}, {gain:+.2%}, lower bound {low:+.4f}"
+    if gain < 0:
+        outcome, detail = Outcome.FAIL, f"{text}: worse"
+    elif gain > gate.automatic_gain and low > 0:
+        outcome, detail = Outcome.PASS, text
+    else:
+        outcome, detail = Outcome.INCONCLUSIVE, f"{text}: not clearly better, a person decides"
+    return [Check(name=name, outcome=outcome, value=gain, threshold=gate.automatic_gain, detail=detail)]
+
+
+def _first_version(evidence: Evidence) -> list[Check]:
+    """No champion: the baselines must be beaten, and a person approves."""
+    challenger = _finite(evidence.challenger.pr_auc)
+    figures = {baseline.name: _finite(baseline.pr_auc) for baseline in evidence.baselines}
+    checks = []
+    for name in BASELINES:
+        baseline = figures.get(name)
+        if challenger is None or baseline is None:
+            checks.append(
+                Check(name=f"beats_{name}", outcome=Outcome.FAIL, detail=f"PR-AUC against {name}: no figure")
+            )
+            continue
+        checks.append(
+            Check(
+                name=f"beats_{name}",
+                outcome=Outcome.PASS if challenger > baseline else Outcome.FAIL,
+                value=challenger,
+                threshold=baseline,
+                detail=f"PR-AUC {challenger:.4f} against {baseline:.4f} of {name}",
+            )
+        )
+    detail = "first version: there is no champion to compare with, a person decides"
+    checks.append(Check(name="first_version", outcome=Outcome.INCONCLUSIVE, detail=detail))
+    return checks
+
+
+def _calibration(evidence: Evidence, gate: Gate) -> list[Check]:
+    checks = [_limit("ece", evidence.challenger.ece, gate.ece_max, "calibration error")]
+    if not _has_champion(evidence):
+        return checks
+    champion = _finite(evidence.champion.ece) if evidence.champion else None
+    name, what = "ece_increase", "calibration error against the champion's"
+    if champion is None:
+        return [*checks, Check(name=name, outcome=Outcome.FAIL, detail=f"{what}: no figure")]
+    limit = round(champion + gate.ece_increase_max, DIGITS)
+    return [*checks, _limit(name, evidence.challenger.ece, limit, what)]
+
+
+def _slices(evidence: Evidence, gate: Gate) -> list[Check]:
+    found = {figures.name: figures for figures in evidence.slices}
+    return [_slice(name, found.get(name), evidence, gate) for name in evidence.slices_named]
+
+
+def _slice(name: str, figures: SliceFigures | None, evidence: Evidence, gate: Gate) -> Check:
+    """Block where the paired interval lies wholly below the allowed drop; small slices only report."""
+    label = f"slice_{name}"
+    if figures is None:
+        return Check(name=label, outcome=Outcome.FAIL, detail=f"slice {name}: absent from the evidence")
+    positives = f"slice {name}: {figures.positives} frauds"
+    if figures.positives < gate.slice_positives_min:
+        detail = f"{positives}, too few to decide (from {gate.slice_positives_min})"
+        return Check(name=label, outcome=Outcome.PASS, detail=detail)
+    if not _has_champion(evidence):
+        absent = _finite(figures.pr_auc) is None
+        outcome = Outcome.FAIL if absent else Outcome.PASS
+        detail = f"{positives}, no figure" if absent else f"{positives}, no champion to compare with"
+        return Check(name=label, outcome=outcome, value=figures.pr_auc, detail=detail)
+    high = _finite(figures.difference.high)
+    if high is None or _finite(figures.difference.low) is None:
+        return Check(name=label, outcome=Outcome.FAIL, detail=f"{positives}, no figure against the champion")
+    worse = round(high, DIGITS) < -gate.slice_drop_max
+    return Check(
+        name=label,
+        outcome=Outcome.FAIL if worse else Outcome.PASS,
+        value=high,
+        threshold=-gate.slice_drop_max,
+        detail=f"{positives}, the interval of the difference ends at {high:+.4f}",
+    )
+
+
+def _group(group: GroupGaps, gate: Gate) -> Check:
+    """The gaps between groups may not grow by more than the policy allows."""
+    name = f"group_{group.name}"
+    pairs = ((group.tpr_gap, group.champion_tpr_gap), (group.fpr_gap, group.champion_fpr_gap))
+    growth = []
+    for gap, champion_gap in pairs:
+        now, before = _finite(gap), _finite(champion_gap)
+        if now is None or before is None:
+            return Check(name=name, outcome=Outcome.FAIL, detail=f"group {group.name}: no figure")
+        growth.append(now - before)
+    return _limit(name, max(growth), gate.group_gap_increase_max, f"group {group.name}: growth of the gap")
+
+
+def run(params: Params, settings: Settings) -> Receipt:
+    watch = Stopwatch()
+    folder = RunFolder(settings, params.run)
+    evidence = folder.read_model("evaluation.json", Evidence)
+    result = judge(evidence, policy_of(settings))
+    folder.write_facts("gate.json", result)
+    return Receipt(
+        job="gate_model",
+        table="gate",
+        partition=params.run,
+        rows=len(result.checks),
+        seconds=watch.seconds,
+        facts={"gate": result.classification, "reasons": list(result.reasons)[:4]},
+    )

@@ -1,0 +1,279 @@
+"""Job register_model: the version in the registry, whatever the gate said, with everything that made it.
+
+In: bundle, evaluation, gate of the run. Out: a version of the registered model with its tags, in an MLflow
+    run that holds parameters, metrics, pictures, reference rows, lineage and environment.
+A blocked version is registered too, with its verdict: people see why, and the promotion refuses it. This job
+moves no alias. In the drills "slow" and "shifted_scores" the registered bundle is a broken copy of the
+evaluated one; the version's tag sluice.drill says so.
+Concurrent runs are serialised by a lock; a second call for a run gives the version that the first one made.
+Errors: SluiceError where MLflow does not answer or an earlier job has not left its file.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import platform
+import subprocess
+from importlib.metadata import version as installed_version
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+import pandas as pd
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+from mlflow.models import ModelSignature
+from mlflow.types.schema import ColSpec, Schema
+from pydantic import Field
+
+from jobs.conf.policy import policy_of
+from jobs.conf.settings import PROJECT_ROOT, Settings
+from jobs.core import Receipt, Stopwatch
+from jobs.promotion import state as registry
+from jobs.training.bundle_writer import bundle_digest, copy_with_drill
+from jobs.training.evidence import Evidence
+from jobs.training.frame import FrameFacts
+from jobs.training.gate import GateResult
+from jobs.training.run_folder import DRILL_NOTE, Drill, RunFolder, TrainingParams, file_lock
+from jobs.training.tracking import as_metrics, as_params, as_tags, parent_run, tracking_client
+from jobs.training.tune import Winner
+
+READS = ("bundle", "evaluation", "gate", "xgboost_model", "torch_model", "label_snapshot")
+WRITES = ("registry",)
+
+TAG_LENGTH = 4_900  # MLflow takes up to 5,000 characters
+# what scoring needs; versions are those of this installation
+REQUIREMENTS = ("mlflow", "onnxruntime", "numpy", "pandas", "pydantic")
+ENVIRONMENT = (
+    *REQUIREMENTS,
+    "xgboost-cpu",
+    "torch",
+    "scikit-learn",
+    "optuna",
+    "feast",
+    "pyspark",
+    "deltalake",
+)
+
+# stored as it is and run by MLflow; importing it here would declare a model
+SERVED_MODEL = Path(__file__).with_name("served_model.py")
+
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+
+
+class Params(TrainingParams):
+    """Which run, why it was started, and by whom."""
+
+    reason: str = Field("", max_length=500, description="why the model was trained: the trigger in words")
+    drill: Drill = Field("none", description=DRILL_NOTE)
+    author: str = Field("sluice", max_length=120, description="who started the training; may not approve it")
+
+
+def code_commit(root: Path = PROJECT_ROOT) -> str:
+    """The commit of the code, "+changes" where the tree differs from it, "unknown" without git."""
+    try:
+        commit = _git(root, "rev-parse", "HEAD")
+        return f"{commit}+changes" if _git(root, "status", "--porcelain") else commit
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+
+
+def _git(root: Path, *arguments: str) -> str:
+    done = subprocess.run(
+        ["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True, timeout=10
+    )
+    return done.stdout.strip()
+
+
+def environment() -> dict[str, str]:
+    """Versions of what trained the model."""
+    return {"python": platform.python_version()} | {name: installed_version(name) for name in ENVIRONMENT}
+
+
+def lineage(folder: RunFolder, facts: FrameFacts, settings: Settings) -> dict[str, Any]:
+    """Everything needed to build the model again."""
+    return {
+        "run": facts.run,
+        "day": str(facts.day),
+        "split": facts.split.model_dump(mode="json"),
+        "table_versions": facts.table_versions,
+        "label_snapshot": folder.read_facts("labels.json"),
+        "features": list(facts.features),
+        "feature_version": facts.feature_version,
+        "contract": settings.contract,
+        "policy_overlay": settings.policy_overlay,
+        "seeds": list(policy_of(settings).training.seeds),
+        "xgboost_seed": folder.read_facts("xgboost/facts.json")["seed"],
+        "winner": folder.read_facts("tuning.json"),
+        "code_commit": code_commit(),
+        "environment": environment(),
+        "drill": facts.drill,
+    }
+
+
+def metrics_of(evidence: Evidence) -> dict[str, float | None]:
+    """The figures as MLflow metrics."""
+    result: dict[str, float | None] = {
+        "test_rows": float(evidence.rows),
+        "test_positives": float(evidence.positives),
+        "latency_p50_ms": evidence.latency_p50_ms,
+        "latency_p99_ms": evidence.latency_p99_ms,
+        "pr_auc_difference": evidence.difference.value,
+        "pr_auc_difference_low": evidence.difference.low,
+        "pr_auc_difference_high": evidence.difference.high,
+    }
+    models = [("", evidence.challenger), *((f"{each.name}_", each) for each in evidence.baselines)]
+    if evidence.champion:
+        models.append(("champion_", evidence.champion))
+    for prefix, figures in models:
+        values = figures.model_dump(exclude={"name"})
+        result |= {f"{prefix}{key}": value for key, value in values.items()}
+    result |= {f"slice_{each.name}_pr_auc": each.pr_auc for each in evidence.slices}
+    return result | {f"operating_{key}": value for key, value in evidence.operating_point.items()}
+
+
+def version_tags(
+    params: Params, drill: str, evidence: Evidence, gate: GateResult, facts: FrameFacts
+) -> dict[str, str]:
+    """What the registry shows about the version."""
+    checks = [check.model_dump(exclude_none=True) for check in gate.checks]
+    short = {key: value for key, value in metrics_of(evidence).items() if value is not None}
+    return {
+        registry.TAG_GATE: gate.classification,
+        registry.TAG_GATE_REASON: "; ".join(gate.reasons)[:TAG_LENGTH],
+        registry.TAG_GATE_EVIDENCE: _fitting({"checks": checks}),
+        registry.TAG_RUN: params.run,
+        registry.TAG_DAY: str(params.day),
+        registry.TAG_REASON: params.reason,
+        registry.TAG_DRILL: drill,
+        registry.TAG_METRICS: _fitting({key: round(value, 6) for key, value in short.items()}),
+        registry.TAG_AUTHOR: params.author,
+        registry.TAG_FEATURE_VERSION: facts.feature_version,
+    }
+
+
+def _fitting(content: dict[str, Any]) -> str:
+    """JSON within a tag's length; the whole of it is among the run's artifacts in any case."""
+    text = json.dumps(content)
+    if len(text) <= TAG_LENGTH:
+        return text
+    checks = content.get("checks", [])
+    short = [
+        {key: each[key] for key in ("name", "outcome", "value", "threshold") if key in each}
+        for each in checks
+    ]
+    return json.dumps({"checks": short} if checks else dict(list(content.items())[:60]))[:TAG_LENGTH]
+
+
+def existing_version(client: MlflowClient, name: str, run: str) -> str | None:
+    """The version that this run has registered before."""
+    with registry.registry_errors():
+        try:
+            found = client.search_model_versions(f"name='{name}'", max_results=1_000)
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                return None
+            raise
+    mine = [each for each in found if each.tags.get(registry.TAG_RUN) == run]
+    return str(mine[0].version) if mine else None
+
+
+def log_evidence(client: MlflowClient, run_id: str, folder: RunFolder, evidence: Evidence) -> None:
+    """Pictures, reference rows and the files of the run, as artifacts."""
+    for picture in sorted((folder.path / "pictures").glob("*.png")):
+        client.log_artifact(run_id, str(picture), "pictures")
+    client.log_artifact(run_id, str(folder.existing("reference.parquet")), "reference")
+    for name in ("evaluation.json", "gate.json", "frame.json", "lineage.json"):
+        client.log_artifact(run_id, str(folder.existing(name)), "evidence")
+    client.log_batch(run_id, metrics=as_metrics(metrics_of(evidence)))
+
+
+def log_bundle(
+    run_id: str, bundle: Path, features: tuple[str, ...], example: pd.DataFrame
+) -> tuple[str, str]:
+    """The bundle as a pyfunc model of the run; gives its address and id."""
+    signature = ModelSignature(
+        inputs=Schema([ColSpec("double", name) for name in features]),
+        outputs=Schema([ColSpec("double")]),
+    )
+    logging.getLogger("mlflow").setLevel(logging.ERROR)
+    with mlflow.start_run(run_id=run_id):
+        logged = mlflow.pyfunc.log_model(
+            name="model",
+            python_model=str(SERVED_MODEL),
+            artifacts={"bundle": str(bundle)},
+            signature=signature,
+            input_example=example,
+            pip_requirements=[f"{name}=={installed_version(name)}" for name in REQUIREMENTS],
+        )
+    return str(logged.model_uri), str(logged.model_id)
+
+
+def create_version(
+    client: MlflowClient, name: str, source: str, run_id: str, model_id: str, tags: dict[str, str]
+) -> str:
+    """A version with all its tags, in one request."""
+    with registry.registry_errors():
+        try:
+            client.create_registered_model(name)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+        made = client.create_model_version(name, source, run_id=run_id, tags=tags, model_id=model_id)
+    return str(made.version)
+
+
+def run(params: Params, settings: Settings) -> Receipt:
+    watch = Stopwatch()
+    folder = RunFolder(settings, params.run)
+    facts = folder.read_model("frame.json", FrameFacts)
+    evidence = folder.read_model("evaluation.json", Evidence)
+    gate = folder.read_model("gate.json", GateResult)
+    winner = folder.read_model("tuning.json", Winner)
+    drill = params.drill if facts.drill == "none" else facts.drill
+    client = tracking_client(settings)
+    mlflow.set_tracking_uri(settings.mlflow_uri)
+    mlflow.set_registry_uri(settings.mlflow_uri)
+    with file_lock(settings.work / "training" / ".register.lock"):
+        version = existing_version(client, settings.model_name, params.run)
+        if version is None:
+            served = folder.path / "served" / "bundle"
+            copy_with_drill(folder.existing("bundle"), served, drill)
+            run_id = parent_run(client, settings, folder, str(params.day), drill)
+            folder.write_facts("lineage.json", lineage(folder, facts, settings))
+            tags = version_tags(params, drill, evidence, gate, facts)
+            with registry.registry_errors():
+                own = winner.parameters | {
+                    "rounds": winner.rounds,
+                    "trials": winner.finished,
+                    "feature_version": facts.feature_version,
+                    "drill": drill,
+                    "code_commit": code_commit(),
+                }
+                client.log_batch(run_id, params=as_params(own), tags=as_tags(tags))
+                log_evidence(client, run_id, folder, evidence)
+                address, model_id = log_bundle(
+                    run_id, served, facts.features, _example(folder, facts.features)
+                )
+            version = create_version(client, settings.model_name, address, run_id, model_id, tags)
+        run_id = parent_run(client, settings, folder, str(params.day), drill)
+    return Receipt(
+        job="register_model",
+        table="registry",
+        partition=params.run,
+        version=int(version),
+        rows=1,
+        digest=bundle_digest(folder.existing("served/bundle")),
+        seconds=watch.seconds,
+        facts={"version": version, "gate": gate.classification, "drill": drill, "mlflow_run": run_id},
+    )
+
+
+def _example(folder: RunFolder, features: tuple[str, ...]) -> pd.DataFrame:
+    """Two rows for the model's input example; it is stored as JSON, which has no NaN."""
+    rows = folder.read_frame("reference.parquet", list(features)).head(2)
+    return rows.astype(np.float64).fillna(0.0)

@@ -1,0 +1,56 @@
+"""What all DAGs share."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Any
+
+from airflow.sdk import Param
+
+from jobs.conf.contract import contract_of
+from jobs.conf.settings import settings
+from jobs.core import midnight
+from plugins.callbacks import report_failure
+
+DAY_PARAM = Param(
+    None,
+    type=["null", "string"],
+    format="date",
+    title="Day",
+    description="UTC day as YYYY-MM-DD; empty: the run's own day",
+)
+
+
+def first_instant() -> datetime:
+    """The start date of every DAG: the source's first day."""
+    return midnight(settings().first_day)
+
+
+def last_instant() -> datetime | None:
+    """The end date of every DAG: the last day of a source that ends, else none."""
+    last = settings().last_day
+    return midnight(last) if last else None
+
+
+def task_defaults(timeout: timedelta = timedelta(minutes=30)) -> dict[str, Any]:
+    """Default arguments of a DAG's tasks."""
+    return {
+        "owner": contract_of(settings()).owner,
+        "retries": 2,
+        "retry_delay": timedelta(minutes=5),
+        "retry_exponential_backoff": True,
+        "execution_timeout": timeout,
+        "on_failure_callback": report_failure,
+    }
+
+
+def dag_defaults() -> dict[str, Any]:
+    """Keyword arguments that every DAG shares."""
+    return {
+        "start_date": first_instant(),
+        "end_date": last_instant(),
+        "catchup": False,
+        "default_args": task_defaults(),
+        "dagrun_timeout": timedelta(hours=6),
+        "is_paused_upon_creation": True,
+    }

@@ -1,0 +1,29 @@
+"""Links of a task to what it made: Data Docs, drift reports, MLflow runs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk import BaseOperatorLink
+from airflow.sdk.execution_time.xcom import XCom
+
+if TYPE_CHECKING:
+    from airflow.sdk import BaseOperator
+    from airflow.sdk.types import TaskInstanceKey
+
+REPORTS = "/reports"
+
+
+def link_of(receipt: dict[str, Any] | None) -> str:
+    """Address of the report that a receipt names: absolute, or below the api-server's /reports."""
+    report = str((receipt or {}).get("facts", {}).get("report", ""))
+    return report if not report or "://" in report else f"{REPORTS}/{report}"
+
+
+class ReportLink(BaseOperatorLink):
+    """The button `Report` of a task."""
+
+    name = "Report"
+
+    def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:
+        return link_of(XCom.get_value(ti_key=ti_key, key="return_value"))

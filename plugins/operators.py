@@ -1,0 +1,150 @@
+"""A task is one call to one job: it takes receipts and returns a receipt."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from airflow.providers.standard.operators.hitl import ApprovalOperator
+from airflow.providers.standard.triggers.temporal import TimeDeltaTrigger
+from airflow.sdk import Asset, BaseOperator
+from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
+
+from plugins.links import ReportLink
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+Receipt = dict[str, Any]
+log = logging.getLogger(__name__)
+
+
+def call_job(job: str, arguments: dict[str, Any]) -> Receipt:
+    """Run a job and translate its errors: a closed gate is final, everything else may be tried again.
+
+    Empty arguments are left to the job's own defaults.
+    """
+    from jobs.core import GateClosed, SluiceError
+    from jobs.registry import run_job
+
+    given = {name: value for name, value in arguments.items() if value not in ("", None)}
+    try:
+        receipt = run_job(job, given)
+    except GateClosed as error:
+        raise AirflowFailException(str(error)) from None
+    except SluiceError as error:
+        raise AirflowException(str(error)) from None
+    log.info("receipt %s", receipt.model_dump_json())
+    return receipt.model_dump(mode="json")
+
+
+class JobOperator(BaseOperator):
+    """Runs a job with rendered arguments.
+
+    Args:
+        job: name of the job, see `sluice --list`.
+        arguments: parameters of the job, rendered by Jinja.
+        mapped: further parameters, one mapped task for each.
+        after: receipts of the tasks that must have succeeded before.
+        publishes: by-day asset whose event carries the argument `day` as its partition.
+    """
+
+    template_fields: Sequence[str] = ("arguments", "after")
+    operator_extra_links = (ReportLink(),)
+    ui_color = "#e8f0fe"
+
+    def __init__(
+        self,
+        *,
+        job: str,
+        arguments: dict[str, Any] | None = None,
+        mapped: dict[str, Any] | None = None,
+        after: Sequence[Any] = (),
+        publishes: Asset | None = None,
+        **operator: Any,
+    ) -> None:
+        if publishes is not None:
+            operator["outlets"] = [publishes]
+        super().__init__(**operator)
+        self.job = job
+        self.arguments = arguments or {}
+        self.mapped = mapped or {}
+        self.after = list(after)
+        self.publishes = publishes
+
+    def execute(self, context: Context) -> Receipt:
+        receipt = call_job(self.job, {**self.arguments, **self.mapped})
+        if self.publishes is not None and context["dag_run"].partition_key is None:
+            context["outlet_events"][self.publishes].add_partitions(self.arguments["day"])
+        return receipt
+
+
+class RetrainingRequestOperator(BaseOperator):
+    """Emits the asset event that starts a training, where the monitor's receipt asks for one."""
+
+    template_fields: Sequence[str] = ("decision",)
+
+    def __init__(self, *, decision: Any, requests: Asset, **operator: Any) -> None:
+        super().__init__(outlets=[requests], **operator)
+        self.decision = decision
+        self.requests = requests
+
+    def execute(self, context: Context) -> Receipt:
+        facts = self.decision["facts"]
+        if facts["decision"] != "retrain" or facts["repeated"]:
+            raise AirflowSkipException(f"no retraining: {facts['decision']}: {facts['reason']}")
+        request = {"day": self.decision["partition"], "reason": f"monitor: {facts['reason']}"}
+        context["outlet_events"][self.requests].extra = request
+        return request
+
+
+class PersonApprovalOperator(ApprovalOperator):
+    """Asks a person to approve a version, unless its gate says that nobody needs to be asked.
+
+    The answer is recorded with the version: who approved it, and when.
+    """
+
+    template_fields: Sequence[str] = (*ApprovalOperator.template_fields, "checked", "version")
+
+    def __init__(self, *, checked: Any, version: str, **operator: Any) -> None:
+        # the wait for a person ends with response_timeout; a deadline on the task would cut it short
+        super().__init__(fail_on_reject=True, execution_timeout=None, **operator)
+        self.checked = checked
+        self.version = version
+
+    def execute(self, context: Context) -> Any:
+        facts = self.checked["facts"]
+        if not facts["needs_person"] or facts["approved"]:
+            return {"approval": "not needed" if not facts["needs_person"] else "given before"}
+        return super().execute(context)
+
+    def execute_complete(self, context: Context, event: dict[str, Any]) -> Receipt:
+        answer = super().execute_complete(context, event)
+        person, moment = answer["responded_by_user"], answer["responded_at"]
+        return call_job(
+            "record_approval",
+            {"version": self.version, "person": person["name"], "at": moment.isoformat()},
+        )
+
+
+class PromotionStepOperator(JobOperator):
+    """One step of a promotion: starts it, waits without a worker slot, and judges it until it is decided."""
+
+    def __init__(self, *, poll_seconds: float, **operator: Any) -> None:
+        super().__init__(job="judge_step", **operator)
+        self.poll_seconds = poll_seconds
+
+    def execute(self, context: Context) -> Receipt:
+        started = call_job("start_step", self.arguments)
+        if started["facts"]["outcome"] == "pass":
+            return started
+        return self.judge(context)
+
+    def judge(self, context: Context, event: Any = None) -> Receipt:
+        """Look again; an inconclusive step is held: neither advanced nor given up."""
+        receipt = call_job(self.job, self.arguments)
+        if receipt["facts"]["outcome"] == "inconclusive":
+            self.defer(trigger=TimeDeltaTrigger(timedelta(seconds=self.poll_seconds)), method_name="judge")
+        return receipt

@@ -1,0 +1,24 @@
+"""Where a run's day, version and reason come from: Jinja expressions that DAGs hand to their jobs."""
+
+# a run for a partition key (schedule, backfill, asset event), or a day typed in the trigger form
+PARTITION_DAY = "{{ params.day or partition_key }}"
+
+# DAGs without a partition: the day before the schedule's tick, or a day typed in the trigger form
+YESTERDAY = "{{ params.day or (logical_date - macros.timedelta(days=1)) | ds }}"
+
+_EVENT = "(triggering_asset_events.values() | first | last).extra"
+
+# training: typed in, else asked for by the monitor, else the day before the weekly tick
+TRAINING_DAY = (
+    "{{ params.day or ("
+    + _EVENT
+    + ".day if triggering_asset_events else (logical_date - macros.timedelta(days=1)) | ds) }}"
+)
+TRAINING_REASON = "{{ params.reason or (" + _EVENT + ".reason if triggering_asset_events else 'weekly') }}"
+
+# promotion: typed in, else the version under the alias that moved
+OFFERED_VERSION = (
+    "{{ params.version or (" + _EVENT + ".payload.version if triggering_asset_events else '') }}"
+)
+
+RUN = "{{ run_id }}"

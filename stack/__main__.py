@@ -1,0 +1,27 @@
+"""The console script `sluice`: the servers' commands, and every job."""
+
+from __future__ import annotations
+
+import sys
+
+from jobs import cli
+from jobs.core import SluiceError
+from stack.command import COMMANDS, run_command
+
+
+def main() -> int:
+    """`sluice up | down | status | airflow …`, or whatever `python -m jobs` understands."""
+    command, rest = (sys.argv[1:2] or [""])[0], sys.argv[2:]
+    if command not in COMMANDS:
+        return cli.main()
+    try:
+        return run_command(command, rest)
+    except SluiceError as error:
+        print(f"sluice: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,143 @@
+"""The environment of the servers: secrets made once, Airflow's configuration, and what was set at the start.
+
+Everything lies under the installation's home, in files that only their owner can read.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import secrets
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from jobs.conf.settings import PREFIX, PROJECT_ROOT, TOKEN, Settings, load_settings
+
+AIRFLOW_USER = "admin"
+KEPT_PREFIXES = (PREFIX, "AWS_")
+BIN = Path(sys.executable).parent
+
+
+def current_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    """The given environment over what the servers were started with, so that `make down`, `make status` and
+    a later `make up` find the same installation."""
+    home = load_settings({key: value for key, value in environment.items() if key == "SLUICE_HOME"}).home
+    return {**_read(_saved_file(home)), **environment}
+
+
+def save_environment(settings: Settings, environment: Mapping[str, str]) -> None:
+    """Remember the settings that the servers are started with."""
+    kept = {
+        key: value for key, value in environment.items() if key.startswith(KEPT_PREFIXES) and key != TOKEN
+    }
+    _write_private(_saved_file(settings.home), json.dumps(kept, indent=2))
+
+
+def secret(settings: Settings, name: str) -> str:
+    """A secret of this installation, made when it is first asked for."""
+    file = settings.home / "secrets" / name
+    if not file.exists():
+        value = secrets.token_urlsafe(48)
+        if name == "fernet_key":
+            value = base64.urlsafe_b64encode(secrets.token_bytes(32)).decode()
+        _write_private(file, value)
+    return file.read_text()
+
+
+def server_environment(settings: Settings, environment: Mapping[str, str]) -> dict[str, str]:
+    """What every server of the installation runs with."""
+    return {
+        **environment,
+        "PATH": f"{BIN}{os.pathsep}{environment.get('PATH', '')}",
+        "PYTHONPATH": str(PROJECT_ROOT),
+        "PYTHONUNBUFFERED": "1",
+        "NO_PROXY": "127.0.0.1,localhost",
+        "SLUICE_HOME": str(settings.home),
+        "TZ": "UTC",
+        # libraries that would report home, and thread pools that would fight over two cores
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_TRACKING_URI": settings.mlflow_uri,
+        "GX_ANALYTICS_ENABLED": "false",
+        "FEAST_USAGE": "false",
+        "DO_NOT_TRACK": "1",
+        "OMP_NUM_THREADS": "2",
+        "MPLBACKEND": "Agg",
+        "GIT_PYTHON_REFRESH": "quiet",
+        **_airflow(settings),
+    }
+
+
+def password_file(settings: Settings) -> Path:
+    """File with the password of the Airflow user `admin`, and nothing else."""
+    secret(settings, "airflow_password")
+    return settings.home / "secrets" / "airflow_password"
+
+
+def _airflow(settings: Settings) -> dict[str, str]:
+    home = settings.home / "airflow"
+    passwords = home / "passwords.json"
+    if not passwords.exists():
+        _write_private(passwords, json.dumps({AIRFLOW_USER: secret(settings, "airflow_password")}))
+    address = settings.airflow_uri.rstrip("/")
+    host, port = host_and_port(address)
+    configuration = {
+        "CORE__DAGS_FOLDER": str(PROJECT_ROOT / "dags"),
+        "CORE__PLUGINS_FOLDER": str(PROJECT_ROOT / "plugins"),
+        "CORE__LOAD_EXAMPLES": "False",
+        "CORE__EXECUTOR": "plugins.warm_executor.WarmLocalExecutor",
+        "CORE__PARALLELISM": "4",
+        "CORE__MP_START_METHOD": "fork",
+        "CORE__AUTH_MANAGER": (
+            "airflow.api_fastapi.auth.managers.simple.simple_auth_manager.SimpleAuthManager"
+        ),
+        "CORE__SIMPLE_AUTH_MANAGER_USERS": f"{AIRFLOW_USER}:admin",
+        "CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(passwords),
+        "CORE__EXECUTION_API_SERVER_URL": f"{address}/execution/",
+        "CORE__FERNET_KEY": secret(settings, "fernet_key"),
+        "API__HOST": host,
+        "API__PORT": str(port),
+        "API__WORKERS": "1",
+        "API__BASE_URL": address,
+        "API__SECRET_KEY": secret(settings, "api_key"),
+        "API_AUTH__JWT_SECRET": secret(settings, "jwt_key"),
+        "DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home / 'airflow.db'}",
+        # a finished task leaves its place at once, and the next one starts within a fifth of a second
+        "WORKERS__MIN_HEARTBEAT_INTERVAL": "1",
+        "SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.2",
+        "SCHEDULER__ENABLE_HEALTH_CHECK": "False",
+        "DAG_PROCESSOR__PARSING_PROCESSES": "1",
+        "DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "60",
+        "DAG_PROCESSOR__REFRESH_INTERVAL": "30",
+        "USAGE_DATA_COLLECTION__ENABLED": "False",
+    }
+    return {
+        "AIRFLOW_HOME": str(home),
+        # Airflow warns against SQLite in production; docker/ has the same services on Postgres
+        "_AIRFLOW__SKIP_DATABASE_EXECUTOR_COMPATIBILITY_CHECK": "1",
+        **{f"AIRFLOW__{name}": value for name, value in configuration.items()},
+    }
+
+
+def host_and_port(address: str) -> tuple[str, int]:
+    """Host and port of a URL."""
+    parts = urlsplit(address)
+    return parts.hostname or "127.0.0.1", parts.port or 80
+
+
+def _saved_file(home: Path) -> Path:
+    return home / "run" / "environment.json"
+
+
+def _read(file: Path) -> dict[str, str]:
+    return dict(json.loads(file.read_text())) if file.exists() else {}
+
+
+def _write_private(file: Path, text: str) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = file.with_name(f"{file.name}.{os.getpid()}")
+    with os.fdopen(os.open(temporary, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), "w") as handle:
+        handle.write(text)
+    temporary.replace(file)

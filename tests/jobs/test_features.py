@@ -1,0 +1,284 @@
+"""Features: windows by hand, against brute force and DuckDB; the gate; declarations and request features."""
+
+from __future__ import annotations
+
+import json
+import math
+from datetime import UTC, date, datetime, timedelta
+
+import duckdb
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from jobs.conf.settings import PROJECT_ROOT, Settings
+from jobs.core import GateClosed, SluiceError
+from jobs.features import build, check
+from jobs.features.declarations import FEATURES, MODEL_FEATURES, STORED_FEATURES, longest_window
+from jobs.features.tables import CUSTOMER_FEATURES, TERMINAL_FEATURES
+from jobs.lake.store import Lake
+from jobs.lake.tables import TRANSACTIONS
+from jobs.spark import spark_session
+from tests.features_data import DAY, label_rows, put, transaction_rows
+
+pytest_plugins = ("tests.spark_server",)
+HANDBOOK = PROJECT_ROOT.parent / "shared" / "data" / "handbook" / "transactions"
+
+
+def moment(text: str) -> datetime:
+    return datetime.fromisoformat(text).replace(tzinfo=UTC)
+
+
+def built(home: Settings, day: date = DAY) -> tuple[pd.DataFrame, pd.DataFrame]:
+    build.run(build.Params(day=day), home)
+    lake = Lake(home.lake)
+    return (
+        lake.read(CUSTOMER_FEATURES, first=day, last=day).to_pandas().set_index("customer_id"),
+        lake.read(TERMINAL_FEATURES, first=day, last=day).to_pandas().set_index("terminal_id"),
+    )
+
+
+def test_windows_are_half_open_and_numbers_are_those_worked_by_hand(spark_home: Settings) -> None:
+    # as of 2026-03-01 00:00; customer 1 spends at terminal 10
+    put(
+        spark_home,
+        transaction_rows(
+            (1, "2026-01-29 23:59:59.999999", 1, 10, 100_00),  # one microsecond before 30 days
+            (2, "2026-01-30 00:00:00", 1, 10, 40_00),  # the first instant of 30 days
+            (3, "2026-02-21 23:59:59", 1, 10, 20_00),  # just outside 7 days
+            (4, "2026-02-22 00:00:00", 1, 10, 30_00),  # the first instant of 7 days
+            (5, "2026-02-28 00:00:00", 1, 11, 5_01),  # the first instant of 1 day
+            (6, "2026-02-28 23:59:59.999999", 1, 11, 5_02),  # the last instant
+            (7, "2026-03-01 00:00:00", 1, 11, 999_00),  # as_of itself: never
+        ),
+    )
+    customers, terminals = built(spark_home)
+    assert list(customers.index) == [1]
+    row = customers.loc[1]
+    assert row["as_of"] == pd.Timestamp("2026-03-01", tz="UTC")
+    assert [row[f"customer_count_{w}d"] for w in (1, 7, 30)] == [2, 3, 5]
+    means = [row[f"customer_amount_mean_{w}d"] for w in (1, 7, 30)]
+    assert means == pytest.approx([5.015, 40.03 / 3, 100.03 / 5])
+    assert [terminals.loc[10][f"terminal_count_{w}d"] for w in (1, 7, 30)] == [0, 1, 3]
+    assert [terminals.loc[11][f"terminal_count_{w}d"] for w in (1, 7, 30)] == [2, 2, 2]
+
+
+def test_risk_leaves_out_the_delay_and_takes_the_latest_label_known_before_as_of(
+    spark_home: Settings,
+) -> None:
+    # delay 2 days: the risk of 1 day is [2026-02-26, 2026-02-27)
+    put(
+        spark_home,
+        transaction_rows(
+            (1, "2026-02-26 00:00:00", 1, 10, 1_00),  # fraud, known in time
+            (2, "2026-02-26 12:00:00", 1, 10, 1_00),  # fraud, corrected in time
+            (3, "2026-02-26 13:00:00", 1, 10, 1_00),  # fraud, known at as_of: too late
+            (4, "2026-02-26 23:59:59.999999", 1, 10, 1_00),  # fraud, its correction is too late
+            (5, "2026-02-27 00:00:00", 1, 10, 1_00),  # fraud, but inside the delay
+            (6, "2026-02-28 10:00:00", 2, 11, 1_00),  # nothing in the window: risk 0
+        ),
+        label_rows(
+            (1, "2026-02-27 08:00:00", 1),
+            (2, "2026-02-27 08:00:00", 1),
+            (2, "2026-02-28 08:00:00", 0),
+            (3, "2026-03-01 00:00:00", 1),
+            (4, "2026-02-28 09:00:00", 1),
+            (4, "2026-03-01 00:00:01", 0),
+            (5, "2026-02-28 09:00:00", 1),
+        ),
+    )
+    customers, terminals = built(spark_home)
+    assert terminals.loc[10]["terminal_risk_1d"] == pytest.approx(2 / 4)
+    assert terminals.loc[11]["terminal_risk_1d"] == 0.0
+    assert math.isnan(customers.loc[1]["customer_amount_mean_1d"])
+    check.run(check.Params(day=DAY), spark_home)
+
+
+def test_building_a_day_again_replaces_it_and_leaves_other_days_alone(spark_home: Settings) -> None:
+    put(spark_home, transaction_rows((1, "2026-02-27 10:00:00", 1, 10, 1_00)))
+    put(spark_home, transaction_rows((2, "2026-02-28 10:00:00", 1, 10, 3_00)))
+    day_before = DAY - timedelta(days=1)
+    first = build.run(build.Params(day=day_before), spark_home)
+    second = build.run(build.Params(day=DAY), spark_home)
+    again = build.run(build.Params(day=DAY), spark_home)
+    assert again.digest == second.digest
+    assert again.rows == second.rows == first.rows == 2
+    lake = Lake(spark_home.lake)
+    assert lake.partitions(CUSTOMER_FEATURES) == [str(day_before), str(DAY)]
+    assert lake.read(TERMINAL_FEATURES).num_rows == 2
+
+
+def test_a_day_without_transactions_is_an_error_for_a_person(home: Settings) -> None:
+    with pytest.raises(SluiceError, match="publish_transactions --day 2026-02-28"):
+        build.run(build.Params(day=DAY), home)
+
+
+def test_an_unreachable_spark_server_is_said_at_once(home: Settings) -> None:
+    started = datetime.now(UTC)
+    with pytest.raises(SluiceError, match=r"no Spark server answers at sc://127\.0\.0\.1:9"):
+        spark_session(home.model_copy(update={"spark_remote": "sc://127.0.0.1:9"}))
+    assert datetime.now(UTC) - started < timedelta(seconds=4)
+
+
+Found = dict[int, dict[str, float]]
+
+
+def brute_force(
+    transactions: pd.DataFrame, labels: pd.DataFrame, as_of: pd.Timestamp, delay: int
+) -> tuple[Found, Found]:
+    """The features row by row in plain Python."""
+    fraud: dict[int, int] = {}
+    for label in labels.sort_values(["available_at", "is_fraud"]).itertuples():
+        if label.available_at < as_of:
+            fraud[int(label.transaction_id)] = int(label.is_fraud)
+    customers: Found = {}
+    terminals: Found = {}
+    for days in (1, 7, 30):
+        width = pd.Timedelta(days=days)
+        late = as_of - pd.Timedelta(days=delay)
+        for key, rows in transactions.groupby("customer_id"):
+            inside = [r for r in rows.itertuples() if as_of - width <= r.event_time < as_of]
+            amounts = [r.amount_minor / 100 for r in inside]
+            found = customers.setdefault(int(key), {})
+            found[f"customer_count_{days}d"] = len(inside)
+            found[f"customer_amount_mean_{days}d"] = sum(amounts) / len(amounts) if amounts else math.nan
+        for key, rows in transactions.groupby("terminal_id"):
+            inside = [r for r in rows.itertuples() if as_of - width <= r.event_time < as_of]
+            ripe = [r for r in rows.itertuples() if late - width <= r.event_time < late]
+            found = terminals.setdefault(int(key), {})
+            found[f"terminal_count_{days}d"] = len(inside)
+            hits = sum(fraud.get(int(r.transaction_id), 0) for r in ripe)
+            found[f"terminal_risk_{days}d"] = hits / len(ripe) if ripe else 0.0
+    return customers, terminals
+
+
+AS_OF = pd.Timestamp("2026-03-01", tz="UTC")
+HALF_DAYS = st.integers(-1, 70)  # half days before as_of, so that edges are hit often
+ROWS = st.lists(
+    st.tuples(HALF_DAYS, st.integers(1, 3), st.integers(1, 3), st.integers(1, 99_999)),
+    min_size=1,
+    max_size=30,
+)
+KNOWN = st.lists(st.tuples(st.integers(0, 29), HALF_DAYS, st.integers(0, 1)), max_size=20)
+
+
+@settings(max_examples=6, deadline=None, suppress_health_check=list(HealthCheck))
+@given(rows=ROWS, known=KNOWN)
+def test_spark_counts_what_brute_force_counts(
+    spark_remote: str,
+    rows: list[tuple[int, int, int, int]],
+    known: list[tuple[int, int, int]],
+) -> None:
+    transactions = pd.DataFrame(
+        [
+            (n, AS_OF - pd.Timedelta(hours=12 * back), customer, terminal, amount)
+            for n, (back, customer, terminal, amount) in enumerate(rows)
+        ],
+        columns=["transaction_id", "event_time", "customer_id", "terminal_id", "amount_minor"],
+    ).astype({"event_time": "datetime64[us, UTC]"})
+    labels = pd.DataFrame(
+        [(n, AS_OF - pd.Timedelta(hours=12 * back), value) for n, back, value in known],
+        columns=["transaction_id", "available_at", "is_fraud"],
+    ).astype({"available_at": "datetime64[us, UTC]"})
+    session = spark_session(Settings(spark_remote=spark_remote))
+    spark_rows = session.createDataFrame(pa.Table.from_pandas(transactions))
+    spark_labels = session.createDataFrame([], build.LABEL_SCHEMA)
+    if known:
+        spark_labels = session.createDataFrame(pa.Table.from_pandas(labels))
+    as_of = AS_OF.to_pydatetime()
+    answers = (
+        build.customer_features(spark_rows, as_of).toPandas().set_index("customer_id"),
+        build.terminal_features(spark_rows, spark_labels, as_of, 2).toPandas().set_index("terminal_id"),
+    )
+    for answer, expected, key, days in zip(
+        answers,
+        brute_force(transactions, labels, AS_OF, 2),
+        ("customer_id", "terminal_id"),
+        (longest_window("customer", 2), longest_window("terminal", 2)),
+        strict=True,
+    ):
+        active = check.active_keys(transactions, key.removesuffix("_id"), AS_OF, days)  # type: ignore[arg-type]
+        assert set(answer.index) == active
+        for entity in active:
+            for name, value in expected[entity].items():
+                assert answer.loc[entity, name] == pytest.approx(value, nan_ok=True), name
+
+
+@pytest.mark.skipif(not HANDBOOK.exists(), reason="the handbook data set is not beside the project")
+def test_thirty_days_of_the_public_data_agree_with_sql(spark_home: Settings) -> None:
+    day = date(2018, 5, 5)
+    public = spark_home.model_copy(update={"contract": "handbook"})
+    lake = Lake(public.lake)
+    files = [HANDBOOK / f"{date(2018, 4, 1) + timedelta(days=n)}.parquet" for n in range(35)]
+    for file in files:
+        rows = duckdb.sql(
+            f"select '{file.stem}'::date as day, TRANSACTION_ID::bigint as transaction_id, "  # noqa: S608
+            "TX_DATETIME at time zone 'UTC' as event_time, CUSTOMER_ID::bigint as customer_id, "
+            "TERMINAL_ID::bigint as terminal_id, round(TX_AMOUNT * 100)::bigint as amount_minor "
+            f"from '{file}'"
+        ).to_arrow_table()
+        moments = rows["event_time"].cast(TRANSACTIONS.schema.field("event_time").type)
+        rows = rows.set_column(2, "event_time", moments)
+        lake.replace(TRANSACTIONS, rows, file.stem)
+    customers, _ = built(public, day)
+    check.run(check.Params(day=day), public)
+    expected = duckdb.sql(
+        "select CUSTOMER_ID as customer_id, count(*)::double as count, avg(TX_AMOUNT) as mean "  # noqa: S608
+        f"from read_parquet({[str(file) for file in files]}) "
+        "where TX_DATETIME >= '2018-04-06' and TX_DATETIME < '2018-05-06' group by 1"
+    ).df()
+    expected = expected.set_index("customer_id")
+    assert len(customers) == len(expected) > 4_000
+    ours = customers.loc[expected.index]
+    assert np.array_equal(ours["customer_count_30d"], expected["count"])
+    assert np.allclose(ours["customer_amount_mean_30d"], expected["mean"], rtol=1e-9)
+
+
+def good_rows() -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "terminal_id": [1, 2],
+            "terminal_count_1d": [0.0, 1.0],
+            "terminal_count_7d": [1.0, 1.0],
+            "terminal_count_30d": [1.0, 4.0],
+            "terminal_risk_1d": [0.0, 0.0],
+            "terminal_risk_7d": [0.0, 1.0],
+            "terminal_risk_30d": [0.5, 1.0],
+        }
+    )
+
+
+def failed(features: pd.DataFrame, active: set[int]) -> set[str]:
+    checks = check.checks_of(features, "terminal", active, 0.05)
+    return {found.name for found in checks if found.outcome == "fail"}
+
+
+def test_each_check_has_rows_that_break_it() -> None:
+    good = good_rows()
+    assert failed(good, {1, 2}) == set()
+    assert failed(good, {1, 2, 3}) == {"terminal rows missing"}
+    assert failed(good, {1}) == {"terminal rows of nobody active"}
+    assert failed(pd.concat([good, good]), {1, 2}) == {"terminal keys repeated"}
+    assert failed(good.iloc[:0], set()) == {"terminal rows"}
+    too_high = good.assign(terminal_risk_7d=[0.0, 1.1])
+    assert failed(too_high, {1, 2}) == {"terminal_risk_7d out of range"}
+    assert failed(good.assign(terminal_risk_7d=[0.0, None]), {1, 2}) == {"terminal_risk_7d nulls"}
+    assert failed(good.assign(terminal_count_1d=[0.0, 2.0]), {1, 2}) == {
+        "terminal counts that shrink in a longer window"
+    }
+
+
+def test_the_gate_closes_and_keeps_its_evidence(home: Settings) -> None:
+    put(home, transaction_rows((1, "2026-02-28 10:00:00", 1, 10, 1_00)))
+    with pytest.raises(GateClosed, match="customer rows missing"):
+        check.run(check.Params(day=DAY), home)
+    evidence = json.loads((home.work / "features" / str(DAY) / "checks.json").read_text())
+    assert evidence["outcome"] == "fail"
+
+
+def test_every_feature_is_named_once_and_in_the_models_order() -> None:
+    assert len(set(MODEL_FEATURES)) == len(MODEL_FEATURES) == len(FEATURES)
+    assert len(STORED_FEATURES) == 12

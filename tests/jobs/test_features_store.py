@@ -1,0 +1,214 @@
+"""Feast: strict point-in-time joins, materialisation in any order, and online equal to offline."""
+
+from __future__ import annotations
+
+import math
+import time
+from concurrent.futures import ThreadPoolExecutor
+from datetime import date, timedelta
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from jobs.conf.policy import load_policy
+from jobs.conf.settings import PROJECT_ROOT, Settings
+from jobs.core import SluiceError
+from jobs.features import materialize
+from jobs.features.declarations import MODEL_FEATURES, STORED_FEATURES
+from jobs.features.definitions import SERVICE
+from jobs.features.history import historical_features
+from jobs.features.online import OnlineFeatures
+from jobs.features.request import assemble
+from jobs.features.store import feast_home, feature_store, repo_config
+from tests.features_data import DAY, moment, put_features
+
+BEFORE = DAY - timedelta(days=1)  # as of 2026-02-28 00:00
+
+
+def events(*rows: tuple[str, int, int]) -> pd.DataFrame:
+    """event_time, customer_id, terminal_id; the amount is 20.00."""
+    return pd.DataFrame(
+        {
+            "transaction_id": range(len(rows)),
+            "event_time": pd.to_datetime([moment(when) for when, _, _ in rows], utc=True),
+            "customer_id": [customer for _, customer, _ in rows],
+            "terminal_id": [terminal for _, _, terminal in rows],
+            "amount_minor": 2000,
+            "kept": [f"row {n}" for n in range(len(rows))],
+        }
+    )
+
+
+def two_days(home: Settings) -> None:
+    """Customer 1 has 1.0 as of 02-28 and 2.0 as of 03-01; terminal 10 has 0.25 and 0.5."""
+    put_features(home, "customer", [(BEFORE, 1, 1.0), (BEFORE, 2, 7.0), (DAY, 1, 2.0)])
+    put_features(home, "terminal", [(BEFORE, 10, 0.25), (DAY, 10, 0.5)])
+
+
+def materialized(home: Settings, *days: date) -> None:
+    for day in days:
+        materialize.run(materialize.Params(day=day), home)
+
+
+def test_a_row_of_midnight_serves_events_strictly_after_midnight(home: Settings) -> None:
+    two_days(home)
+    asked = events(
+        ("2026-02-28 00:00:00", 1, 10),
+        ("2026-02-28 00:00:00.000001", 1, 10),
+        ("2026-03-01 00:00:00", 1, 10),
+        ("2026-03-01 00:00:00.000001", 1, 10),
+    )
+    answer = historical_features(asked, home)
+    assert answer["customer_count_7d"].tolist()[1:] == [1.0, 1.0, 2.0]
+    assert math.isnan(answer["customer_count_7d"][0])
+    assert answer["customer_missing"].tolist() == [1.0, 0.0, 0.0, 0.0]
+    assert answer["terminal_risk_7d"].tolist()[1:] == [0.25, 0.25, 0.5]
+
+
+def test_a_row_older_than_its_ttl_is_missing_and_not_zero(home: Settings) -> None:
+    two_days(home)
+    answer = historical_features(events(("2026-03-02 00:00:00", 2, 10), ("2026-03-02 00:00:01", 2, 10)), home)
+    assert answer["customer_count_30d"].tolist()[0] == 7.0
+    assert math.isnan(answer["customer_count_30d"][1])
+    assert answer["customer_missing"].tolist() == [0.0, 1.0]
+    assert answer["terminal_missing"].tolist() == [0.0, 0.0]
+
+
+def test_no_event_is_dropped_doubled_or_moved(home: Settings) -> None:
+    two_days(home)
+    asked = events(
+        ("2026-03-01 10:00:00", 1, 10),
+        ("2026-02-28 10:00:00", 999, 10),  # an unknown customer
+        ("2026-03-01 10:00:00", 1, 10),  # the same entities at the same time: a second row
+        ("2026-02-28 09:00:00", 1, 999),  # an unknown terminal
+        ("2030-01-01 00:00:00", 1, 10),  # long after everything
+    )
+    asked.index = pd.Index([7, 3, 3, 1, 0])  # an index that is neither sorted nor unique
+    answer = historical_features(asked, home)
+    pd.testing.assert_frame_equal(answer[list(asked.columns)], asked)
+    assert list(answer.columns) == [*asked.columns, *MODEL_FEATURES]
+    assert answer["customer_missing"].tolist() == [0.0, 1.0, 0.0, 0.0, 1.0]
+    assert answer["terminal_missing"].tolist() == [0.0, 0.0, 0.0, 1.0, 1.0]
+    assert answer["customer_count_1d"].iloc[[0, 2, 3]].tolist() == [2.0, 2.0, 1.0]
+
+
+def test_no_events_give_no_rows_and_a_missing_column_is_named(home: Settings) -> None:
+    two_days(home)
+    empty = historical_features(events().astype({"customer_id": "int64"}), home)
+    assert len(empty) == 0
+    assert set(MODEL_FEATURES) <= set(empty.columns)
+    with pytest.raises(SluiceError, match="no column terminal_id"):
+        historical_features(events().drop(columns="terminal_id"), home)
+
+
+def test_days_may_be_materialized_in_any_order_and_again(home: Settings) -> None:
+    two_days(home)
+    materialized(home, DAY)
+    materialized(home, BEFORE)  # older: adds customer 2, leaves customer 1 alone
+    materialized(home, BEFORE, DAY, BEFORE)
+    online = OnlineFeatures(home)
+    assert online.read(1, 10)["customer_count_1d"] == 2.0
+    assert online.read(2, 10)["customer_count_1d"] == 7.0
+    assert online.read(1, 10)["terminal_risk_30d"] == 0.5
+    assert online.read(404, 404) == dict.fromkeys(STORED_FEATURES)
+
+
+def test_a_rebuilt_day_replaces_its_own_values_online(home: Settings) -> None:
+    two_days(home)
+    materialized(home, BEFORE, DAY)
+    put_features(home, "customer", [(DAY, 1, 5.0)])
+    materialized(home, DAY)
+    assert OnlineFeatures(home).read(1, 10)["customer_amount_mean_7d"] == 5.0
+
+
+def test_a_null_stays_null_online(home: Settings) -> None:
+    put_features(home, "customer", [(DAY, 1, None)])
+    put_features(home, "terminal", [(DAY, 10, 0.0)])
+    materialized(home, DAY)
+    found = OnlineFeatures(home).read(1, 10)
+    assert found["customer_amount_mean_1d"] is None
+    assert found["terminal_risk_1d"] == 0.0
+
+
+def test_a_day_without_features_is_an_error_for_a_person(home: Settings) -> None:
+    with pytest.raises(SluiceError, match="build_features --day 2026-02-28"):
+        materialized(home, DAY)
+
+
+def test_online_equals_offline_for_the_same_entities_and_time(home: Settings) -> None:
+    two_days(home)
+    materialized(home, DAY, BEFORE)
+    asked = events(
+        ("2026-03-01 08:30:00", 1, 10),
+        ("2026-03-01 23:59:59", 2, 10),  # in yesterday's rows only, still within the ttl
+        ("2026-03-01 06:59:59", 3, 10),
+        ("2026-03-02 00:00:00.000002", 2, 404),  # customer 2 has expired
+        ("2026-03-03 00:00:00.000001", 1, 10),  # the last microsecond of the ttl
+        ("2026-03-03 00:00:00.000002", 1, 10),
+    )
+    offline = historical_features(asked, home)[list(MODEL_FEATURES)].to_numpy()
+    online = OnlineFeatures(home)
+    served = []
+    for row in asked.itertuples():
+        stored = online.read(row.customer_id, row.terminal_id, row.event_time)
+        served.append(assemble(row.amount_minor, row.event_time, stored))
+    np.testing.assert_array_equal(np.array(served), offline)
+    assert np.isnan(offline[3]).any()
+
+
+def test_the_direct_read_gives_what_feasts_own_call_gives(home: Settings) -> None:
+    two_days(home)
+    materialized(home, DAY)
+    store = feature_store(home)
+    answer = store.get_online_features(
+        features=store.get_feature_service(SERVICE),
+        entity_rows=[{"customer_id": 1, "terminal_id": 10}],
+    ).to_dict()
+    ours = OnlineFeatures(home).read(1, 10)
+    assert {name: answer[name][0] for name in STORED_FEATURES} == ours
+
+
+def test_a_read_takes_a_fraction_of_a_millisecond(home: Settings) -> None:
+    two_days(home)
+    materialized(home, DAY)
+    online = OnlineFeatures(home)
+    took = []
+    for _ in range(500):
+        started = time.perf_counter()
+        online.read(1, 10)
+        took.append(time.perf_counter() - started)
+    assert np.median(took) < 0.000_3
+
+
+def test_whoever_opens_the_store_at_once_applies_it_once(home: Settings) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        stores = list(pool.map(feature_store, [home] * 4))
+    assert [len(store.list_feature_views()) for store in stores] == [2, 2, 2, 2]
+    registry = feast_home(home) / "registry.db"
+    before = registry.stat().st_mtime_ns
+    feature_store(home)
+    assert registry.stat().st_mtime_ns == before
+
+
+def test_the_ttl_of_the_views_is_the_policys(home: Settings) -> None:
+    hours = load_policy().features.batch_ttl_hours
+    for view in feature_store(home).list_feature_views():
+        assert view.ttl == timedelta(hours=hours)
+
+
+def test_the_feast_command_line_reads_the_same_configuration() -> None:
+    repository = PROJECT_ROOT / "feature_repo"
+    written = yaml.safe_load((repository / "feature_store.yaml").read_text())
+    config = repo_config(Settings())
+    assert written["project"] == config.project
+    assert written["offline_store"] == {"type": config.offline_store.type}
+    assert written["online_store"]["type"] == config.online_store.type
+    assert written["entity_key_serialization_version"] == config.entity_key_serialization_version
+    for given, used in (
+        (written["online_store"]["path"], config.online_store.path),
+        (written["registry"]["path"], config.registry.path),
+    ):
+        assert (repository / given).resolve() == Path(used)

@@ -1,0 +1,267 @@
+"""A monitored day on a real registry, real tables and a real report: drift, performance, reaction."""
+
+from __future__ import annotations
+
+import json
+from datetime import date, timedelta
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+
+from jobs.conf.policy import load_policy
+from jobs.conf.settings import Settings
+from jobs.features.declarations import MODEL_FEATURES
+from jobs.lake.store import Lake
+from jobs.lake.tables import LABELS, MONITORING, PREDICTIONS, REACTIONS, TRANSACTIONS
+from jobs.monitoring import drift, performance, reaction
+from jobs.monitoring.figures import Figure, read_figures
+from jobs.promotion.state import read_version
+from tests.served_bundles import register, registry_in
+
+DEMO = load_policy("demo")
+START = date(2026, 1, 1)
+DAY = date(2026, 3, 10)  # a Tuesday
+ROWS = 900
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return registry_in(tmp_path_factory.mktemp("registry"))
+
+
+@pytest.fixture
+def place(home: Settings, registry: str, request: pytest.FixtureRequest) -> Settings:
+    changes = {"mlflow_uri": registry, "model_name": request.node.name, "policy_overlay": "demo"}
+    return home.model_copy(update=changes)
+
+
+def rows_of(day: date, rows: int = ROWS, *, missed: float = 0.1) -> pd.DataFrame:
+    """A day's transactions: features, label, and a score that misses a share of the frauds."""
+    generator = np.random.default_rng(day.toordinal())
+    frame = pd.DataFrame({name: generator.gamma(2.0, 1.0, rows) for name in MODEL_FEATURES})
+    for name in MODEL_FEATURES:
+        if name.endswith("_missing") or name.startswith("is_"):
+            frame[name] = (generator.random(rows) < 0.1).astype(float)
+    frame["customer_count_1d"] += {5: 1.5, 6: 1.5}.get(day.weekday(), 0.0)
+    frame["is_weekend"] = float(day.weekday() >= 5)
+    fraud = generator.random(rows) < 0.03
+    found = fraud & (generator.random(rows) >= missed)
+    score = np.where(found, generator.beta(8, 2, rows), generator.beta(1, 30, rows))
+    times = pd.Timestamp(day, tz="UTC") + pd.to_timedelta(np.arange(rows) * 20, unit="s")
+    return frame.assign(
+        is_fraud=fraud.astype(int), score=score, amount_minor=generator.integers(100, 9000, rows),
+        event_time=times, day=day, transaction_id=np.arange(rows) + day.toordinal() * 10_000,
+    )  # fmt: skip
+
+
+def champion(settings: Settings, tmp_path: Path, days: int = 14) -> str:
+    """A champion whose reference are the days of February that end on the 14th."""
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "note.txt").write_text("no bundle is needed here")
+    tags = {"sluice.promotion": "completed", "sluice.day": "2026-02-20"}
+    client, version = register(settings, tmp_path / "model", tags)
+    frames = [rows_of(date(2026, 2, 14) - timedelta(days=back)) for back in range(days)]
+    columns = [*MODEL_FEATURES, "score", "is_fraud", "amount_minor", "event_time"]
+    pd.concat(frames)[columns].to_parquet(tmp_path / "reference.parquet")
+    state = read_version(client, settings.model_name, version)
+    assert state is not None
+    client.log_artifact(state.run_id, str(tmp_path / "reference.parquet"), "reference")
+    client.set_registered_model_alias(settings.model_name, "champion", version)
+    lake = Lake(settings.lake)
+    write(lake, TRANSACTIONS, rows_of(START, 3).assign(customer_id=1, terminal_id=1))
+    return version
+
+
+def write(lake: Lake, table: object, frame: pd.DataFrame) -> None:
+    lake.append(table, pa.Table.from_pandas(frame, preserve_index=False))  # type: ignore[arg-type]
+
+
+def serve(settings: Settings, version: str, rows: pd.DataFrame) -> None:
+    """Rows of the prediction log, and the chargebacks two days later."""
+    lake = Lake(settings.lake)
+    texts = [json.dumps(each) for each in rows[list(MODEL_FEATURES)].to_dict("records")]
+    log = rows.assign(
+        request_id=[f"r{each}" for each in rows["transaction_id"]], customer_id=1, terminal_id=1,
+        model_version=version, variant="champion", step="", decision="approve", rule="", error="",
+        latency_ms=1.0, served_at=rows["event_time"], features=texts,
+    )  # fmt: skip
+    write(lake, PREDICTIONS, log)
+    write(lake, TRANSACTIONS, log)
+    known = rows[rows["is_fraud"] == 1]
+    day = rows["day"].iloc[0] + timedelta(days=2)
+    at = pd.Timestamp(day, tz="UTC")
+    write(
+        lake,
+        LABELS,
+        known.assign(day=day, available_at=at)[["day", "transaction_id", "available_at", "is_fraud"]],
+    )
+
+
+def days(last: date, count: int) -> list[date]:
+    return [last - timedelta(days=back) for back in range(count)]
+
+
+def react(settings: Settings, day: date = DAY) -> dict[str, object]:
+    return reaction.run(reaction.Params(day=day), settings).facts
+
+
+def measured(settings: Settings, day: date = DAY) -> dict[str, Figure]:
+    drift.run(drift.Params(day=day), settings)
+    performance.run(performance.Params(day=day), settings)
+    figures = read_figures(Lake(settings.lake), day)
+    return {f"{each.metric} {each.subject}": each for each in figures}
+
+
+def test_a_quiet_fortnight_leads_to_nothing(place: Settings, tmp_path: Path) -> None:
+    version = champion(place, tmp_path)
+    for day in days(DAY, 14):
+        serve(place, version, rows_of(day))
+    figures = measured(place)
+    assert figures["psi amount"].status == "ok"
+    assert figures["pr_auc all"].status == "ok"
+    assert figures["pr_auc all"].value is not None
+    assert react(place)["decision"] == "nothing"
+    assert (place.reports / "drift" / f"{DAY}.html").stat().st_size > 10_000
+    assert not (place.home / "alerts.jsonl").exists()
+
+
+def test_measuring_again_gives_the_same_rows_and_no_second_alert(place: Settings, tmp_path: Path) -> None:
+    version = champion(place, tmp_path)
+    serve(place, version, rows_of(DAY).assign(amount=lambda rows: rows["amount"] + 9))
+    measured(place)
+    react(place)
+    first = Lake(place.lake).read(MONITORING).to_pylist()
+    alerts = (place.home / "alerts.jsonl").read_text()
+    measured(place)
+    react(place)
+    again = Lake(place.lake).read(MONITORING).to_pylist()
+    assert sorted(map(str, again)) == sorted(map(str, first))
+    assert (place.home / "alerts.jsonl").read_text() == alerts
+    assert {"cause", "owner", "action"} <= set(json.loads(alerts.splitlines()[0]))
+
+
+def test_a_shifted_feature_retrains_on_its_second_day(place: Settings, tmp_path: Path) -> None:
+    version = champion(place, tmp_path)
+    yesterday = DAY - timedelta(days=1)
+    for day in days(DAY, 10):
+        serve(place, version, rows_of(day).assign(amount=lambda rows: rows["amount"] * 2.5))
+    assert measured(place, yesterday)["psi amount"].status == "retrain"
+    assert react(place, yesterday)["decision"] == "alert"
+    assert measured(place)["psi amount"].status == "retrain"
+    decided = react(place)
+    assert decided["decision"] == "retrain"
+    assert "psi of amount" in str(decided["reason"])
+    assert react(place)["repeated"] is True
+    table = Lake(place.lake).read(REACTIONS).to_pylist()
+    assert [row["decision"] for row in sorted(table, key=lambda row: row["day"])] == ["alert", "retrain"]
+
+
+def test_a_new_pattern_that_the_model_misses_retrains_by_performance(place: Settings, tmp_path: Path) -> None:
+    version = champion(place, tmp_path)
+    for day in days(DAY, 10):
+        serve(place, version, rows_of(day, missed=0.6))
+    figures = measured(place)
+    assert figures["pr_auc all"].status == "page"
+    decided = react(place)
+    assert decided["decision"] == "retrain"
+    assert "pr_auc" in str(decided["reason"])
+
+
+def test_a_weekend_is_compared_with_weekends(place: Settings, tmp_path: Path) -> None:
+    version = champion(place, tmp_path)
+    sunday = date(2026, 3, 8)
+    serve(place, version, rows_of(sunday))
+    assert measured(place, sunday)["psi customer_count_1d"].status == "ok"
+
+
+def test_windows_that_were_not_full_in_the_reference_are_not_compared() -> None:
+    reference = pd.concat([rows_of(day) for day in days(date(2026, 1, 25), 14)])
+    current = rows_of(DAY).assign(customer_count_30d=lambda rows: rows["customer_count_30d"] * 3)
+    found = drift.measure(reference, current, DAY, START, 2, DEMO.drift)
+    figure = next(each for each in found if each.subject == "customer_count_30d")
+    assert figure.status == "investigate"
+    assert "full window" in figure.detail
+    full = next(each for each in found if each.subject == "customer_count_7d")
+    assert full.status == "ok"
+
+
+def test_no_reference_and_no_traffic_are_unknown_and_alert(place: Settings, tmp_path: Path) -> None:
+    assert measured(place)["psi all"].status == "unknown"
+    assert react(place)["decision"] == "alert"
+    champion(place, tmp_path)
+    later = DAY + timedelta(days=1)
+    assert measured(place, later)["psi all"].status == "unknown"
+    assert measured(place, later)["pr_auc all"].status == "unknown"
+    alerts = [json.loads(line) for line in (place.home / "alerts.jsonl").read_text().splitlines()]
+    assert {each["status"] for each in alerts} == {"unknown"}
+
+
+def test_a_day_that_nobody_measured_is_an_alert(place: Settings, tmp_path: Path) -> None:
+    champion(place, tmp_path)
+    decided = react(place)
+    assert decided["decision"] == "alert"
+    assert "not measured" in str(decided["reason"])
+
+
+def test_an_all_null_feature_is_unknown() -> None:
+    reference = pd.concat([rows_of(day) for day in days(date(2026, 2, 14), 7)])
+    found = drift.measure(reference, rows_of(DAY).assign(amount=np.nan), DAY, START, 2, DEMO.drift)
+    assert next(each for each in found if each.subject == "amount").status == "unknown"
+
+
+def test_labels_that_are_not_known_yet_are_not_used_and_a_correction_counts() -> None:
+    answers = pd.DataFrame({"transaction_id": [1, 2, 3]})
+    labels = pd.DataFrame(
+        {
+            "transaction_id": [1, 2, 2, 3],
+            "available_at": pd.to_datetime(
+                ["2026-03-01", "2026-03-01", "2026-03-02", "2026-03-05"], utc=True
+            ),
+            "is_fraud": [1, 1, 0, 1],
+        }
+    )
+    found = performance.labelled(answers, labels, pd.Timestamp("2026-03-05", tz="UTC"))
+    assert found["is_fraud"].tolist() == [1, 0, 0]
+
+
+def test_a_subgroup_that_collapses_alerts_while_the_whole_holds() -> None:
+    reference = pd.concat([rows_of(day, 3000) for day in days(date(2026, 2, 14), 14)])
+    live = pd.concat([rows_of(day, 3000) for day in days(DAY, 10)])
+    every_third = live["transaction_id"] % 3 == 0
+    night = (live["is_night"] == 1) & (live["is_fraud"] == 1) & every_third
+    live = live.assign(score=live["score"].where(~night, 0.01))
+    found = performance.measure_window(live, reference, ("night", "amount_small"), DEMO)
+    by_subject = {each.subject: each.status for each in found if each.metric == "pr_auc"}
+    assert by_subject["night"] == "alert"
+    assert by_subject["all"] not in ("retrain", "page")
+
+
+@pytest.mark.parametrize(
+    ("hours", "rows", "word"), [(23.0, 99_999, "cooldown"), (48.0, 10, "new matured rows")]
+)
+def test_cooldown_and_too_few_new_rows_turn_a_retraining_into_an_alert(
+    hours: float, rows: int, word: str
+) -> None:
+    today = [Figure(metric="pr_auc", subject="all", status="retrain", detail="a drop")]
+    decision = reaction.decide(today, [], hours, rows, DEMO.retrain)
+    assert decision.decision == "alert"
+    assert word in decision.reason
+
+
+def test_retraining_is_the_most_that_a_figure_can_lead_to() -> None:
+    today = [Figure(metric="pr_auc", subject="all", status="page", detail="a fall")]
+    assert reaction.decide(today, [], None, 99_999, DEMO.retrain).decision == "retrain"
+
+
+def test_null_days_rarely_alarm() -> None:
+    """Thirty days without any change: no retraining, and a false alarm on one at most."""
+    reference = pd.concat([rows_of(day) for day in days(date(2026, 2, 14), 14)])
+    statuses = []
+    for day in days(date(2026, 5, 1), 30):
+        found = drift.measure(reference, rows_of(day), day, START, 2, DEMO.drift)
+        statuses.append({each.status for each in found})
+    assert sum("retrain" in each for each in statuses) == 0
+    assert sum("alert" in each for each in statuses) <= 1

@@ -1,0 +1,401 @@
+"""A promotion from its check to champion or rollback, on a real registry and a real prediction log."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+
+from jobs.conf.policy import policy_of
+from jobs.conf.settings import Settings
+from jobs.core import GateClosed, Receipt, SluiceError
+from jobs.features.declarations import FEATURE_VERSION, MODEL_FEATURES
+from jobs.lake.store import Lake
+from jobs.lake.tables import PREDICTIONS, PROMOTIONS
+from jobs.promotion import approve, check, judge_step, promote, roll_back, start_step
+from jobs.promotion import state as registry_state
+from jobs.promotion.state import Routing, read_routing, read_version, registry_client
+from jobs.serving.bundle import ModelBundle
+from jobs.serving.routing import in_canary
+from tests.served_bundles import logistic_graph, register, registry_in, write_bundle
+
+STEPS = ("shadow", "canary_5", "canary_25", "canary_50", "canary_100")
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return registry_in(tmp_path_factory.mktemp("registry"))
+
+
+@pytest.fixture
+def place(home: Settings, registry: str, request: pytest.FixtureRequest) -> Settings:
+    """An installation in the demo policy whose model is its own within the shared registry."""
+    changes = {"mlflow_uri": registry, "model_name": request.node.name, "policy_overlay": "demo"}
+    return home.model_copy(update=changes)
+
+
+def features_of(rows: int, seed: int) -> pd.DataFrame:
+    generator = np.random.default_rng(seed)
+    columns = {name: generator.gamma(2.0, 1.0, rows) for name in MODEL_FEATURES}
+    return pd.DataFrame(columns).astype(np.float32)
+
+
+def offer(
+    settings: Settings,
+    tmp_path: Path,
+    gate: str = "automatic",
+    bias: float = -3.0,
+    feature_version: str = FEATURE_VERSION,
+    **tags: str,
+) -> str:
+    """A registered version with bundle and reference, under the alias challenger."""
+    graph = logistic_graph({0: 1.0}, bias, len(MODEL_FEATURES))
+    folder = write_bundle(
+        tmp_path / f"bundle{time.time_ns()}", MODEL_FEATURES, graph, feature_version=feature_version
+    )
+    marks = {f"sluice.{key}": value for key, value in tags.items()}
+    client, version = register(settings, folder, {"sluice.gate": gate, **marks})
+    rows = features_of(2000, 1)
+    scores = ModelBundle.load(folder).score(rows.to_numpy(dtype=np.float32))
+    reference = rows.assign(
+        score=scores, is_fraud=0, amount_minor=100, event_time=datetime(2026, 1, 1, tzinfo=UTC)
+    )
+    file = tmp_path / "reference.parquet"
+    reference.to_parquet(file)
+    state = read_version(client, settings.model_name, version)
+    assert state is not None
+    client.log_artifact(state.run_id, str(file), "reference")
+    client.set_registered_model_alias(settings.model_name, "challenger", version)
+    return version
+
+
+def crown(settings: Settings, version: str) -> None:
+    """Make a version champion as a promotion before this test would have."""
+    client = registry_client(settings)
+    client.set_model_version_tag(settings.model_name, version, "sluice.promotion", "completed")
+    client.set_registered_model_alias(settings.model_name, "champion", version)
+    client.delete_registered_model_alias(settings.model_name, "challenger")
+
+
+def traffic(
+    settings: Settings,
+    step: str,
+    champion: str,
+    challenger: str,
+    *,
+    requests: int = 1600,
+    bias: float = -3.0,
+    delay_ms: float = 0.0,
+    error: str = "",
+) -> None:
+    """Rows as the scoring service writes them: answers, shadow scores, and failures of a canary."""
+    generator = np.random.default_rng(5)
+    amounts = features_of(requests, 9)["amount"].to_numpy()
+    percent = registry_state.percent_of(step)
+    rows = []
+    start = datetime.now(UTC)
+    for number in range(requests):
+        customer = int(generator.integers(0, 600))
+        canary = in_canary(customer, percent, policy_of(settings).canary.salt)
+        variants = ["canary" if canary else "champion"] + (["shadow"] if not percent else [])
+        if canary and error:
+            variants.append("champion")
+        for variant in variants:
+            mine = variant != "champion"
+            score = 1 / (1 + np.exp(-(amounts[number] + (bias if mine else -3.0))))
+            failed = error if variant == "canary" else ""
+            rows.append({
+                "day": date(2026, 2, 1), "request_id": f"{step}-{number}",
+                "transaction_id": number, "event_time": datetime(2026, 2, 1, tzinfo=UTC),
+                "customer_id": customer, "terminal_id": 1, "amount_minor": 100,
+                "model_version": challenger if mine else champion,
+                "variant": variant if champion or mine else "rules", "step": step,
+                "score": None if failed else float(score), "decision": "approve", "rule": "",
+                "error": failed, "latency_ms": float(generator.lognormal(1, 0.4)) + delay_ms * mine,
+                "served_at": start + timedelta(milliseconds=number), "features": "{}",
+            })  # fmt: skip
+    Lake(settings.lake).append(PREDICTIONS, pa.Table.from_pylist(rows, PREDICTIONS.schema))
+
+
+@pytest.fixture
+def no_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the step's minutes have passed: the clock of the verdict is ten minutes ahead."""
+    monkeypatch.setattr(judge_step, "utc_now", lambda: datetime.now(UTC) + timedelta(minutes=10))
+
+
+def begin(settings: Settings, version: str, step: str) -> Receipt:
+    return start_step.run(start_step.Params(version=version, step=step), settings)
+
+
+def look(settings: Settings, version: str, step: str) -> Receipt:
+    return judge_step.run(judge_step.Params(version=version, step=step), settings)
+
+
+def checked(settings: Settings, version: str) -> Receipt:
+    return check.run(
+        check.Params(version=version, promotion_id="manual__2026-02-01T00:00:00+00:00"), settings
+    )
+
+
+def routing(settings: Settings) -> Routing:
+    return read_routing(registry_client(settings), settings.model_name)
+
+
+def tag(settings: Settings, version: str, name: str) -> str:
+    state = read_version(registry_client(settings), settings.model_name, version)
+    return state.tag(f"sluice.{name}") if state else ""
+
+
+@pytest.mark.usefixtures("no_wait")
+def test_a_good_version_walks_through_every_step_to_champion(place: Settings, tmp_path: Path) -> None:
+    old = offer(place, tmp_path)
+    crown(place, old)
+    new = offer(place, tmp_path)
+    assert checked(place, new).facts["needs_person"] is False
+    for step in STEPS:
+        begin(place, new, step)
+        assert routing(place) == Routing(
+            champion=old, challenger=new, step=step, percent=registry_state.percent_of(step)
+        )
+        assert look(place, new, step).facts["outcome"] == "inconclusive"
+        traffic(place, step, old, new)
+        receipt = look(place, new, step)
+        assert receipt.facts["outcome"] == "pass", receipt.facts
+        assert receipt.facts["challenger_requests"] >= 60
+        assert look(place, new, step).facts["outcome"] == "pass"
+    promote.run(promote.Params(version=new), place)
+    assert promote.run(promote.Params(version=new), place).facts["previous"] == old
+    assert routing(place) == Routing(champion=new)
+    client = registry_client(place)
+    aliases = registry_state.read_aliases(client, place.model_name)
+    assert aliases == {"champion": new, "previous": old}
+    table = Lake(place.lake).read(PROMOTIONS).to_pylist()
+    assert [row["step"] for row in table] == ["check", *STEPS, "promote"]
+    state = read_version(client, place.model_name, new)
+    assert state is not None
+    kept = [item.path for item in client.list_artifacts(state.run_id, "promotion")]
+    assert len(kept) == 2
+
+    roll_back.run(roll_back.Params(version=new, reason="disputes"), place)
+    again = roll_back.run(roll_back.Params(version=new, reason="another reason"), place)
+    assert routing(place) == Routing(champion=old)
+    assert again.facts["changed"] is False
+    assert tag(place, new, "promotion_reason") == "disputes"
+
+
+@pytest.mark.usefixtures("no_wait")
+@pytest.mark.parametrize(
+    ("fault", "word"),
+    [({"delay_ms": 30.0}, "latency"), ({"bias": 0.5}, "PSI"), ({"error": "boom"}, "error rate")],
+)
+def test_a_version_that_misbehaves_in_its_canary_is_out_before_the_verdict_is_told(
+    place: Settings, tmp_path: Path, fault: dict[str, float], word: str
+) -> None:
+    place = place.model_copy(update={"model_name": f"bad-{word.replace(' ', '-')}"})
+    old = offer(place, tmp_path)
+    crown(place, old)
+    new = offer(place, tmp_path)
+    checked(place, new)
+    begin(place, new, "shadow")
+    traffic(place, "shadow", old, new)
+    look(place, new, "shadow")
+    begin(place, new, "canary_5")
+    traffic(place, "canary_5", old, new, requests=800, **fault)  # type: ignore[arg-type]
+    with pytest.raises(GateClosed, match=word):
+        look(place, new, "canary_5")
+    assert routing(place) == Routing(champion=old)
+    receipt = roll_back.run(roll_back.Params(version=new, reason="the DAG says so too"), place)
+    assert receipt.facts["outcome"] == "rolled_back"
+    assert receipt.facts["changed"] is False
+    assert word in receipt.facts["reason"]
+    assert tag(place, new, "promotion") == "rolled_back"
+
+
+@pytest.mark.usefixtures("no_wait")
+def test_the_first_version_needs_a_person_and_goes_live_after_its_shadow(
+    place: Settings, tmp_path: Path
+) -> None:
+    version = offer(place, tmp_path, author="ada")
+    assert checked(place, version).facts["needs_person"] is True
+    with pytest.raises(GateClosed, match="person"):
+        begin(place, version, "shadow")
+    with pytest.raises(GateClosed, match="author"):
+        approve.run(approve.Params(version=version, person="ada"), place)
+    approve.run(approve.Params(version=version, person="grace"), place)
+    begin(place, version, "shadow")
+    traffic(place, "shadow", "", version, requests=400)
+    assert look(place, version, "shadow").facts["outcome"] == "pass"
+    for step in STEPS[1:]:
+        assert begin(place, version, step).facts["skipped"]
+        assert look(place, version, step).facts["outcome"] == "pass"
+    promote.run(promote.Params(version=version), place)
+    assert routing(place) == Routing(champion=version)
+
+
+def test_an_approval_expires_and_belongs_to_one_version(place: Settings, tmp_path: Path) -> None:
+    version = offer(place, tmp_path, gate="person decides")
+    long_ago = (datetime.now(UTC) - timedelta(days=8)).isoformat()
+    with pytest.raises(GateClosed, match="expired"):
+        approve.run(approve.Params(version=version, person="grace", at=long_ago), place)
+    checked(place, version)
+    tags = {"sluice.approved_by": "grace", "sluice.approved_at": long_ago}
+    client = registry_client(place)
+    registry_state.write_tags(client, place.model_name, version, tags)
+    with pytest.raises(GateClosed, match="expired"):
+        begin(place, version, "shadow")
+    fresh = {"sluice.approved_at": registry_state.now_text(), "sluice.approved_version": "999"}
+    registry_state.write_tags(client, place.model_name, version, fresh)
+    with pytest.raises(GateClosed, match="given to version 999"):
+        begin(place, version, "shadow")
+
+
+def test_an_approval_opens_no_blocked_gate(place: Settings, tmp_path: Path) -> None:
+    version = offer(place, tmp_path, gate="blocked", gate_reason="worse by 3 %")
+    with pytest.raises(GateClosed, match="cannot open"):
+        approve.run(approve.Params(version=version, person="grace"), place)
+
+
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [
+        ({"gate": "blocked", "gate_reason": "shuffled labels"}, "shuffled labels"),
+        ({"gate": ""}, "no evidence"),
+        ({"feature_version": "another"}, "train again"),
+    ],
+)
+def test_a_version_that_may_not_be_offered_is_refused_and_loses_its_alias(
+    place: Settings, tmp_path: Path, changes: dict[str, str], word: str
+) -> None:
+    place = place.model_copy(update={"model_name": f"refused-{word.replace(' ', '-')}"})
+    version = offer(place, tmp_path, **changes)
+    with pytest.raises(GateClosed, match=word):
+        checked(place, version)
+    assert registry_state.read_aliases(registry_client(place), place.model_name) == {}
+    assert tag(place, version, "promotion") == "refused"
+
+
+def test_the_champion_offered_again_stays_champion(place: Settings, tmp_path: Path) -> None:
+    version = offer(place, tmp_path)
+    crown(place, version)
+    registry_client(place).set_registered_model_alias(place.model_name, "challenger", version)
+    with pytest.raises(GateClosed, match="champion already"):
+        checked(place, version)
+    assert routing(place) == Routing(champion=version)
+
+
+def test_a_version_that_does_not_exist_is_refused(place: Settings, tmp_path: Path) -> None:
+    offer(place, tmp_path)
+    with pytest.raises(GateClosed, match="no such version"):
+        checked(place, "77")
+
+
+def test_a_restart_in_the_middle_keeps_the_step_and_its_time(place: Settings, tmp_path: Path) -> None:
+    crown(place, offer(place, tmp_path))
+    new = offer(place, tmp_path)
+    first = checked(place, new).facts["promotion_id"]
+    started = begin(place, new, "shadow").facts["started_at"]
+    time.sleep(0.01)
+    assert checked(place, new).facts["promotion_id"] == first
+    assert begin(place, new, "shadow").facts["started_at"] == started
+    assert routing(place).step == "shadow"
+
+
+def test_no_step_is_skipped_and_none_is_judged_before_it_starts(place: Settings, tmp_path: Path) -> None:
+    crown(place, offer(place, tmp_path))
+    new = offer(place, tmp_path)
+    checked(place, new)
+    with pytest.raises(GateClosed, match="shadow has not passed"):
+        begin(place, new, "canary_5")
+    with pytest.raises(SluiceError, match="running step is none"):
+        look(place, new, "shadow")
+    with pytest.raises(SluiceError, match="no step 'canary_7'"):
+        begin(place, new, "canary_7")
+    with pytest.raises(GateClosed, match="no passed verdict"):
+        promote.run(promote.Params(version=new), place)
+
+
+def test_taking_the_alias_away_stops_a_promotion(place: Settings, tmp_path: Path) -> None:
+    crown(place, offer(place, tmp_path))
+    new = offer(place, tmp_path)
+    checked(place, new)
+    begin(place, new, "shadow")
+    registry_client(place).delete_registered_model_alias(place.model_name, "challenger")
+    assert routing(place).challenger is None
+    with pytest.raises(GateClosed, match="taken away"):
+        look(place, new, "shadow")
+
+
+@pytest.mark.parametrize("calls", [1, 2, 3])
+def test_a_failure_in_the_middle_of_a_promotion_keeps_the_old_champion(
+    place: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, calls: int
+) -> None:
+    """Every write to the registry that comes before the champion's move is cut off in turn."""
+    place = place.model_copy(update={"model_name": f"cut-{calls}"})
+    old = offer(place, tmp_path)
+    crown(place, old)
+    new = offer(place, tmp_path)
+    checked(place, new)
+    monkeypatch.setattr(promote, "required_steps", lambda *_: ())
+    left = [calls]
+
+    def cut(write: Callable[..., None]) -> Callable[..., None]:
+        def wrapper(*arguments: object) -> None:
+            left[0] -= 1
+            if left[0] <= 0:
+                raise SluiceError("the registry went away")
+            write(*arguments)
+
+        return wrapper
+
+    with monkeypatch.context() as broken:
+        broken.setattr(registry_state, "write_tags", cut(registry_state.write_tags))
+        broken.setattr(registry_state, "move_alias", cut(registry_state.move_alias))
+        with pytest.raises(SluiceError, match="went away"):
+            promote.run(promote.Params(version=new), place)
+    assert routing(place).champion == old
+    assert routing(place).percent == 0
+    promote.run(promote.Params(version=new), place)
+    assert routing(place) == Routing(champion=new)
+
+
+def test_a_champion_moved_by_hand_is_not_followed_and_is_told(place: Settings, tmp_path: Path) -> None:
+    old = offer(place, tmp_path)
+    crown(place, old)
+    new = offer(place, tmp_path)
+    client = registry_client(place)
+    client.set_registered_model_alias(place.model_name, "champion", new)
+    found = routing(place)
+    assert found.champion is None
+    assert f"version {new}" in found.alerts[0]
+    client.set_registered_model_alias(place.model_name, "previous", new)
+    assert routing(place).champion == new
+
+
+def test_an_unreachable_registry_is_told_within_seconds(home: Settings) -> None:
+    nowhere = home.model_copy(update={"mlflow_uri": "http://127.0.0.1:9"})
+    started = time.perf_counter()
+    with pytest.raises(SluiceError, match="make up"):
+        registry_client(nowhere)
+    assert time.perf_counter() - started < 5
+
+
+def test_the_evidence_of_a_step_names_its_figures(place: Settings, tmp_path: Path) -> None:
+    old = offer(place, tmp_path)
+    crown(place, old)
+    new = offer(place, tmp_path)
+    checked(place, new)
+    begin(place, new, "shadow")
+    traffic(place, "shadow", old, new, error="")
+    with pytest.MonkeyPatch.context() as clock:
+        clock.setattr(judge_step, "utc_now", lambda: datetime.now(UTC) + timedelta(minutes=10))
+        look(place, new, "shadow")
+    row = next(row for row in Lake(place.lake).read(PROMOTIONS).to_pylist() if row["step"] == "shadow")
+    names = {each["name"] for each in json.loads(row["evidence"])["checks"]}
+    assert {"time", "requests", "error rate", "score PSI against own offline scores"} <= names

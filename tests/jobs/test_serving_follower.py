@@ -1,0 +1,233 @@
+"""Following a real registry: what is accepted, what is refused, and what outlives MLflow."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from jobs.conf.policy import load_policy
+from jobs.conf.settings import Settings
+from jobs.core import SluiceError
+from jobs.promotion.state import Routing
+from jobs.serving.bundles import bundles_folder, cached_bundle, fetch_bundle
+from jobs.serving.follower import Follower
+from tests.served_bundles import (
+    PlainFeatures,
+    constant_graph,
+    logistic_graph,
+    register,
+    registry_in,
+    write_bundle,
+)
+
+NAMES = PlainFeatures.names
+COMPLETED = {"sluice.promotion": "completed"}
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return registry_in(tmp_path_factory.mktemp("registry"))
+
+
+@pytest.fixture
+def installation(home: Settings, registry: str, request: pytest.FixtureRequest) -> Settings:
+    """An installation whose model is its own within the shared registry."""
+    return home.model_copy(update={"mlflow_uri": registry, "model_name": request.node.name})
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    return write_bundle(tmp_path / "bundle", NAMES, constant_graph(0.25, 3))
+
+
+def follower_of(settings: Settings, version: str = "test") -> Follower:
+    return Follower(settings, load_policy(), NAMES, version)
+
+
+def unreachable(settings: Settings) -> Settings:
+    return settings.model_copy(update={"mlflow_uri": "http://127.0.0.1:9"})
+
+
+def test_a_version_is_fetched_once_and_then_served_without_mlflow(
+    installation: Settings, bundle: Path
+) -> None:
+    _, version = register(installation, bundle)
+    folder = fetch_bundle(installation, version)
+    assert folder == bundles_folder(installation) / version
+    assert fetch_bundle(unreachable(installation), version) == folder
+    left = sorted(path.name for path in folder.parent.iterdir())
+    assert left == [f".{version}.lock", version]
+
+
+def test_a_damaged_copy_is_fetched_again(installation: Settings, bundle: Path) -> None:
+    _, version = register(installation, bundle)
+    folder = fetch_bundle(installation, version)
+    (folder / "torch.onnx").write_bytes(b"half")
+    assert cached_bundle(installation, version) is None
+    assert cached_bundle(installation, fetch_bundle(installation, version).name) == folder
+
+
+def test_a_version_that_does_not_answer_is_never_accepted(installation: Settings, tmp_path: Path) -> None:
+    broken = write_bundle(tmp_path / "nan", NAMES, constant_graph(float("nan"), 3))
+    _, version = register(installation, broken)
+    with pytest.raises(SluiceError, match="finite"):
+        fetch_bundle(installation, version)
+    assert not (bundles_folder(installation) / version).exists()
+
+
+def test_versions_that_do_not_exist_or_are_no_numbers_are_errors_for_a_person(
+    installation: Settings, bundle: Path
+) -> None:
+    register(installation, bundle)
+    with pytest.raises(SluiceError, match="99"):
+        fetch_bundle(installation, "99")
+    with pytest.raises(SluiceError, match="a version is a number"):
+        fetch_bundle(installation, "../1")
+    with pytest.raises(SluiceError, match="MLflow does not answer"):
+        fetch_bundle(unreachable(installation), "1")
+
+
+def test_a_promoted_champion_is_served_and_the_next_one_replaces_it(
+    installation: Settings, bundle: Path
+) -> None:
+    client, first = register(installation, bundle, COMPLETED)
+    _, second = register(installation, bundle, COMPLETED)
+    follower = follower_of(installation)
+    follower.poll()
+    assert follower.state.champion is None
+    assert follower.ready.is_set()
+    for version in (first, second):
+        client.set_registered_model_alias(installation.model_name, "champion", version)
+        follower.poll()
+        assert follower.state.champion is not None
+        assert follower.state.champion.version == version
+    assert follower.state.alerts == ()
+
+
+def test_a_champion_moved_by_hand_is_not_served_and_alerts(installation: Settings, bundle: Path) -> None:
+    client, promoted = register(installation, bundle, COMPLETED)
+    _, unproven = register(installation, bundle)
+    name = installation.model_name
+    client.set_registered_model_alias(name, "champion", promoted)
+    follower = follower_of(installation)
+    follower.poll()
+    client.set_registered_model_alias(name, "champion", unproven)
+    follower.poll()
+    assert follower.state.champion is not None
+    assert follower.state.champion.version == promoted
+    assert any(f"version {unproven}" in alert for alert in follower.state.alerts)
+    # the way back, to the alias previous, is a person's right
+    client.set_registered_model_alias(name, "previous", unproven)
+    follower.poll()
+    assert follower.state.champion.version == unproven
+    assert follower.state.alerts == ()
+
+
+def test_a_refused_champion_stays_refused_after_a_restart(installation: Settings, bundle: Path) -> None:
+    client, promoted = register(installation, bundle, COMPLETED)
+    _, unproven = register(installation, bundle)
+    name = installation.model_name
+    client.set_registered_model_alias(name, "champion", promoted)
+    follower_of(installation).poll()
+    client.set_registered_model_alias(name, "champion", unproven)
+    restarted = follower_of(installation)
+    restarted.restore()
+    restarted.poll()
+    assert restarted.state.champion is not None
+    assert restarted.state.champion.version == promoted
+    assert restarted.state.alerts
+
+
+def test_a_removed_alias_leaves_the_champion_in_place(installation: Settings, bundle: Path) -> None:
+    client, version = register(installation, bundle, COMPLETED)
+    client.set_registered_model_alias(installation.model_name, "champion", version)
+    follower = follower_of(installation)
+    follower.poll()
+    client.delete_registered_model_alias(installation.model_name, "champion")
+    follower.poll()
+    assert follower.state.champion is not None
+    assert "champion is gone" in follower.state.alerts[0]
+
+
+def test_a_canary_step_is_followed_and_survives_a_restart_without_mlflow(
+    installation: Settings, bundle: Path
+) -> None:
+    client, first = register(installation, bundle, COMPLETED)
+    canary = {"sluice.promotion": "canary", "sluice.step": "canary_25"}
+    _, second = register(installation, bundle, canary)
+    client.set_registered_model_alias(installation.model_name, "champion", first)
+    client.set_registered_model_alias(installation.model_name, "challenger", second)
+    follower = follower_of(installation)
+    follower.poll()
+    restarted = follower_of(unreachable(installation))
+    restarted.restore()
+    restarted.poll()
+    for each in (follower, restarted):
+        assert each.state.champion is not None
+        assert each.state.challenger is not None
+        assert (each.state.champion.version, each.state.challenger.version) == (first, second)
+        assert (each.state.step, each.state.percent) == ("canary_25", 25)
+    assert "MLflow does not answer" in restarted.last_error
+
+
+def test_the_registry_going_away_changes_nothing(installation: Settings, bundle: Path) -> None:
+    client, version = register(installation, bundle, COMPLETED)
+    client.set_registered_model_alias(installation.model_name, "champion", version)
+    follower = follower_of(installation)
+    follower.poll()
+    before = follower.state
+    follower._settings = unreachable(installation)
+    follower._client = None
+    follower.poll()
+    assert follower.state is before
+    follower._settings = installation
+    follower.poll()
+    assert follower.last_error == ""
+    assert follower.state is before
+
+
+def test_a_model_for_other_features_is_not_served(installation: Settings, tmp_path: Path) -> None:
+    older = write_bundle(tmp_path / "older", NAMES, constant_graph(0.1, 3), feature_version="of last year")
+    other = write_bundle(tmp_path / "other", NAMES[::-1], logistic_graph({}, 0.0, 3))
+    versions = [register(installation, folder)[1] for folder in (older, other)]
+    follower = follower_of(installation)
+    for version, words in zip(versions, ("of last year", "other features"), strict=True):
+        follower.accept(Routing(champion=version))
+        assert follower.state.champion is None
+        assert words in follower.state.alerts[0]
+
+
+def test_a_challenger_that_cannot_be_loaded_gets_no_traffic(
+    installation: Settings, bundle: Path, tmp_path: Path
+) -> None:
+    _, good = register(installation, bundle)
+    nan = write_bundle(tmp_path / "nan", NAMES, constant_graph(float("nan"), 3))
+    _, bad = register(installation, nan)
+    follower = follower_of(installation)
+    follower.accept(Routing(champion=good, challenger=bad, step="canary_5", percent=5))
+    assert follower.state.champion is not None
+    assert follower.state.challenger is None
+    assert (follower.state.step, follower.state.percent) == ("", 0)
+    assert f"version {bad} cannot be served" in follower.state.alerts[0]
+
+
+def test_lost_bundles_and_a_broken_state_file_are_no_reason_to_stop(
+    installation: Settings, bundle: Path
+) -> None:
+    client, version = register(installation, bundle, COMPLETED)
+    client.set_registered_model_alias(installation.model_name, "champion", version)
+    follower_of(installation).poll()
+    shutil.rmtree(bundles_folder(installation))
+    restarted = follower_of(unreachable(installation))
+    restarted.restore()
+    assert restarted.state.champion is None
+    assert "not on this machine" in restarted.state.alerts[0]
+    restarted._settings = installation
+    restarted.poll()
+    assert restarted.state.champion is not None
+    (installation.home / "serving" / "state.json").write_text("{")
+    again = follower_of(installation)
+    again.restore()
+    assert again.state.champion is None

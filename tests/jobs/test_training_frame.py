@@ -1,0 +1,133 @@
+"""From tables to a training frame, and scores of a day, through the real Feast join."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime, timedelta
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+
+from jobs.conf.settings import Settings
+from jobs.core import GateClosed, SluiceError, midnight
+from jobs.features.declarations import MODEL_FEATURES, stored_features
+from jobs.features.tables import FEATURE_TABLES
+from jobs.lake.store import Lake
+from jobs.lake.tables import LABELS, LANDED_FILES, TRANSACTIONS
+from jobs.training import frame, labels, score_day
+
+FIRST, DAYS, PER_DAY, PEOPLE = date(2026, 1, 1), 45, 40, 20
+LAST = FIRST + timedelta(days=DAYS - 1)
+
+
+def put(settings: Settings, table: object, rows: list[dict[str, object]], day: date) -> None:
+    schema = table.schema  # type: ignore[attr-defined]
+    Lake(settings.lake).replace(table, pa.Table.from_pylist(rows, schema=schema), day)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def filled(home: Settings) -> Settings:
+    """45 days of transactions, features of each day, and chargebacks two days later."""
+    settings = home.model_copy(update={"policy_overlay": "demo"})
+    generator = np.random.default_rng(0)
+    number = 0
+    for offset in range(DAYS):
+        day = FIRST + timedelta(days=offset)
+        rows, frauds = [], []
+        for _ in range(PER_DAY):
+            number += 1
+            moment = datetime(day.year, day.month, day.day, int(generator.integers(0, 24)), 30, tzinfo=UTC)
+            person = int(generator.integers(1, PEOPLE + 1))
+            amount = int(generator.integers(100, 90_000))
+            rows.append(
+                {"day": day, "transaction_id": number, "event_time": moment, "customer_id": person}
+                | {"terminal_id": person, "amount_minor": amount}
+            )
+            if generator.random() < 0.02 + 0.3 * (amount > 60_000):
+                frauds.append(number)
+        put(settings, TRANSACTIONS, rows, day)
+        for entity, table in FEATURE_TABLES.items():
+            names = [feature.name for feature in stored_features(entity)]
+            as_of = midnight(day + timedelta(days=1))
+            put(
+                settings,
+                table,
+                [
+                    {"day": day, f"{entity}_id": person, "as_of": as_of}
+                    | {name: float(generator.gamma(2.0)) for name in names}
+                    for person in range(1, PEOPLE)  # the last one has no history
+                ],
+                day,
+            )
+        known = day + timedelta(days=2)
+        chargebacks = [
+            {"day": known, "transaction_id": fraud, "available_at": midnight(known), "is_fraud": 1}
+            for fraud in frauds
+        ]
+        put(settings, LABELS, chargebacks, known)
+    empty = {"int32": 0, "int64": 0, "string": ""}
+    file: dict[str, object] = {field.name: empty.get(str(field.type)) for field in LANDED_FILES.schema}
+    put(settings, LANDED_FILES, [file | {"day": LAST, "feed": "labels"}], LAST)
+    return settings
+
+
+def test_the_frame_holds_each_matured_transaction_once_with_features_and_role(filled: Settings) -> None:
+    labels.run(labels.Params(day=LAST, run="r"), filled)
+    receipt = frame.run(frame.Params(day=LAST, run="r"), filled)
+    found = pd.read_parquet(filled.work / "training" / "r" / "frame.parquet")
+    assert receipt.rows == len(found) == (DAYS - 3) * PER_DAY
+    assert found["transaction_id"].is_unique
+    assert found["day"].max() == LAST - timedelta(days=3)
+    assert set(found["role"]) == {"tuning", "gap", "validation", "embargo", "test"}
+    assert {str(found[name].dtype) for name in MODEL_FEATURES} == {"float32"}
+    facts = frame.FrameFacts.model_validate_json((filled.work / "training" / "r" / "frame.json").read_text())
+    assert sum(facts.rows.values()) == len(found)
+    assert set(facts.table_versions) == {
+        "transactions",
+        "labels",
+        "customer_features",
+        "terminal_features",
+    }
+    without = found[found["customer_id"] == PEOPLE]
+    assert (without["customer_missing"] == 1).all()
+    assert without["customer_count_30d"].isna().all()
+
+
+def test_building_the_frame_again_gives_the_same_frame(filled: Settings) -> None:
+    for run in ("a", "b"):
+        labels.run(labels.Params(day=LAST, run=run), filled)
+        frame.run(frame.Params(day=LAST, run=run), filled)
+    first, second = (pd.read_parquet(filled.work / "training" / run / "frame.parquet") for run in "ab")
+    pd.testing.assert_frame_equal(first, second)
+
+
+def test_a_leak_in_a_feature_table_closes_the_gate_and_leaves_no_frame(filled: Settings) -> None:
+    labels.run(labels.Params(day=LAST, run="r"), filled)
+    folder = filled.work / "training" / "r"
+    known = pd.read_parquet(folder / "labels.parquet")
+    lake = Lake(filled.lake)
+    payer = lake.read(TRANSACTIONS).to_pandas().set_index("transaction_id")["customer_id"]
+    # fraud is made a matter of who pays, and that person's feature tells it
+    known["is_fraud"] = known["transaction_id"].map(payer).eq(3).astype("int8")
+    known.to_parquet(folder / "labels.parquet", index=False)
+    table = FEATURE_TABLES["customer"]
+    for day in lake.partitions(table):
+        rows = lake.read(table, first=day, last=day).to_pandas()
+        rows["customer_amount_mean_1d"] = rows["customer_id"].eq(3).astype(float) * 9
+        lake.replace(table, pa.Table.from_pandas(rows, schema=table.schema, preserve_index=False), day)
+    with pytest.raises(GateClosed, match="customer_amount_mean_1d alone"):
+        frame.run(frame.Params(day=LAST, run="r"), filled)
+    assert not (folder / "frame.parquet").exists()
+    assert (folder / "frame.json").exists(), "the evidence stays"
+
+
+def test_scoring_a_day_without_transactions_or_without_a_champion_says_so(
+    filled: Settings, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    with pytest.raises(SluiceError, match="no transactions of 2027-01-01"):
+        score_day.run(score_day.Params(day=date(2027, 1, 1)), filled)
+    registry = tmp_path_factory.mktemp("registry")
+    settings = filled.model_copy(update={"mlflow_uri": f"sqlite:///{registry / 'mlflow.db'}"})
+    with pytest.raises(SluiceError, match="no version has the alias champion"):
+        score_day.run(score_day.Params(day=LAST), settings)

@@ -1,0 +1,77 @@
+"""One Spark Connect server for all tests of a session that ask for it."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pyspark.sql import SparkSession
+
+from jobs.conf.settings import Settings, load_settings
+from jobs.spark_server import server_command, server_environment
+
+START_SECONDS = 240  # the first start of a fresh clone fetches the Delta jars
+
+
+def free_port() -> int:
+    with socket.socket() as place:
+        place.bind(("127.0.0.1", 0))
+        port: int = place.getsockname()[1]
+        return port
+
+
+def listens(port: int) -> bool:
+    with socket.socket() as client:
+        return client.connect_ex(("127.0.0.1", port)) == 0
+
+
+@pytest.fixture(scope="session")
+def spark_remote(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Address of a server that runs while the tests run; SLUICE_TEST_SPARK_REMOTE lends one instead."""
+    lent = os.environ.get("SLUICE_TEST_SPARK_REMOTE")
+    if lent:
+        yield lent
+        return
+    folder = tmp_path_factory.mktemp("spark")
+    settings = load_settings({"SLUICE_HOME": str(folder)})
+    port = free_port()
+    with (folder / "server.log").open("w") as log:
+        server = subprocess.Popen(
+            server_command(settings, port),
+            env={**os.environ, **server_environment(settings)},
+            cwd=folder,
+            stdout=log,
+            stderr=log,
+        )
+    try:
+        deadline = time.monotonic() + START_SECONDS
+        while not listens(port):
+            if server.poll() is not None or time.monotonic() > deadline:
+                pytest.fail(f"no Spark server:\n{_tail(folder / 'server.log')}")
+            time.sleep(0.2)
+        yield f"sc://127.0.0.1:{port}"
+    finally:
+        # a client session that outlives its server would retry for minutes when Python exits
+        session = SparkSession.getActiveSession()
+        if session is not None:
+            session.stop()
+        server.terminate()
+        try:
+            server.wait(timeout=20)
+        except subprocess.TimeoutExpired:
+            server.kill()
+
+
+@pytest.fixture
+def spark_home(home: Settings, spark_remote: str) -> Settings:
+    """An empty installation that has a Spark server."""
+    return home.model_copy(update={"spark_remote": spark_remote})
+
+
+def _tail(log: Path) -> str:
+    return "\n".join(log.read_text().splitlines()[-30:])
