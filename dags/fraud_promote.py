@@ -70,7 +70,8 @@ def fraud_promote() -> None:
         arguments={"version": OFFERED_VERSION, "reason": "a step of the promotion failed"},
         trigger_rule=TriggerRule.ONE_FAILED,
     )
-    chain(approve, *steps, promoted.operator)
+    confirmed = job("confirm_serving", version=OFFERED_VERSION)
+    chain(approve, *steps, promoted.operator, confirmed.operator)
     for stage in (approve, *steps, promoted.operator):
         stage.set_downstream(rolled_back)
 

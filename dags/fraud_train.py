@@ -44,8 +44,8 @@ WORKERS = [{"worker": worker} for worker in range(policy_of(settings()).tuning.w
 def fraud_train() -> None:
     common = {"day": TRAINING_DAY, "run": RUN}
     drill = "{{ params.drill }}"
-    labels = job("snapshot_labels", **common, drill=drill)
-    frame = job("build_frame", **common, after=(labels,))
+    labels = job("snapshot_labels", **common)
+    frame = job("build_frame", **common, drill=drill, after=(labels,))
     study = mapped_job("tune_model", **common, over=WORKERS, after=(frame,), pool=TRAINING_POOL)
     xgboost = job("train_xgboost", **common, after=(study,), pool=TRAINING_POOL)
     torch = job("train_torch", **common, after=(frame,), pool=TRAINING_POOL)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from datetime import date
 from pathlib import Path
 from typing import Any, TypeVar
+from uuid import uuid4
 
 import httpx
 
@@ -14,6 +15,10 @@ from jobs.core import SluiceError
 
 FINISHED = {"success", "failed"}
 Answer = TypeVar("Answer")
+
+
+class ConflictError(SluiceError):
+    """What was asked for is there already, or stands in the way."""
 
 
 class Airflow:
@@ -55,8 +60,13 @@ class Airflow:
 
     def trigger(self, dag: str, conf: dict[str, Any] | None = None, **more: Any) -> str:
         """Start a run by hand and give its id."""
-        body = {"logical_date": None, "conf": conf or {}, **more}
-        return str(self._call("POST", f"/api/v2/dags/{dag}/dagRuns", json=body)["dag_run_id"])
+        run = f"by_hand__{uuid4().hex[:12]}"  # ours, so that a call that is repeated starts one run
+        body = {"dag_run_id": run, "logical_date": None, "conf": conf or {}, **more}
+        try:
+            self._call("POST", f"/api/v2/dags/{dag}/dagRuns", json=body)
+        except ConflictError:
+            return run
+        return run
 
     def runs(self, dag: str, **query: Any) -> list[dict[str, Any]]:
         return self._items(f"/api/v2/dags/{dag}/dagRuns", "dag_runs", order_by="id", **query)
@@ -141,6 +151,11 @@ class Airflow:
                 continue
             if answer.status_code == 401:
                 self._sign_in()
+                continue
+            if answer.status_code == 409:
+                raise ConflictError(f"Airflow: {method} {path}: {answer.text[:500]}")
+            if answer.status_code >= 500 and attempt < 4:
+                time.sleep(1.0 + attempt)
                 continue
             if answer.status_code >= 400:
                 raise SluiceError(f"Airflow: {method} {path}: {answer.status_code} {answer.text[:500]}")

@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 
 from demo import upstream
-from demo.airflow_api import FINISHED, Airflow
+from demo.airflow_api import FINISHED, Airflow, ConflictError
 from demo.mlflow_api import Registry
 from demo.plan import Plan
 from demo.traffic import requests_of, send
@@ -83,10 +83,8 @@ class Chain:
         def create() -> bool | None:
             try:
                 self.airflow.backfill(dag, first, last, conf, reprocess)
-            except SluiceError as error:
-                if "409" in str(error):
-                    return None
-                raise
+            except ConflictError:
+                return None
             return True
 
         self.airflow.wait_for(f"backfill of {dag}", create, 120)

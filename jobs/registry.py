@@ -40,6 +40,7 @@ JOBS: dict[str, str] = {
     "start_step": "jobs.promotion.start_step",
     "judge_step": "jobs.promotion.judge_step",
     "promote_champion": "jobs.promotion.promote",
+    "confirm_serving": "jobs.promotion.confirm",
     "roll_back": "jobs.promotion.roll_back",
     "measure_drift": "jobs.monitoring.drift",
     "measure_performance": "jobs.monitoring.performance",

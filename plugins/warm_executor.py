@@ -18,6 +18,10 @@ HEAVY_MODULES = (
     "mlflow",
     "mlflow.pyfunc",
     "feast",
+    "feast.infra.compute_engines.local.compute",
+    "feast.infra.offline_stores.duckdb",
+    "feast.infra.online_stores.sqlite",
+    "ibis.backends.duckdb",
     "pyspark.sql.connect.session",
     "delta",
     "xgboost",
@@ -34,6 +38,7 @@ HEAVY_MODULES = (
     "onnxmltools",
     "matplotlib.pyplot",
     "boto3",
+    "httpx",
 )
 
 

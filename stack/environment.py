@@ -104,6 +104,8 @@ def _airflow(settings: Settings) -> dict[str, str]:
         "API__SECRET_KEY": secret(settings, "api_key"),
         "API_AUTH__JWT_SECRET": secret(settings, "jwt_key"),
         "DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home / 'airflow.db'}",
+        "DATABASE__SQL_ALCHEMY_CONNECT_ARGS": "stack.database.CONNECT_ARGUMENTS",
+        "DATABASE__SQL_ALCHEMY_CONNECT_ARGS_ASYNC": "stack.database.CONNECT_ARGUMENTS",
         # a finished task leaves its place at once, and the next one starts within a fifth of a second
         "WORKERS__MIN_HEARTBEAT_INTERVAL": "1",
         "SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.2",

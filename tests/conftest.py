@@ -1,12 +1,18 @@
-"""Fixtures that every test may use."""
+"""Fixtures that every test may use, and the account of a full run: how many tests ran, which were skipped."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 from jobs.conf.settings import Settings, load_settings
+
+TESTS = Path(__file__).parent
+HANDBOOK = TESTS.parents[1] / "shared" / "data" / "handbook"
+EXPECTED = TESTS / "expected.yaml"
 
 
 @pytest.fixture
@@ -19,3 +25,43 @@ def home(tmp_path: Path) -> Settings:
             "SLUICE_LABELS_URI": str(tmp_path / "source" / "labels"),
         }
     )
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--full",
+        action="store_true",
+        help="every test must run: compare the account with tests/expected.yaml",
+    )
+
+
+def problems(passed: int, skipped: dict[str, str], expected: dict[str, Any], has_data: bool) -> list[str]:
+    """What a full run did otherwise than expected.yaml says; empty where all is well."""
+    allowed: dict[str, dict[str, Any]] = expected["may_be_skipped"]
+    found = []
+    for test, reason in skipped.items():
+        if test not in allowed:
+            found.append(f"{test} was skipped and may not be: {reason}")
+        elif allowed[test]["reason"] not in reason:
+            found.append(f"{test} was skipped for another reason than expected: {reason}")
+        elif allowed[test]["needs"] == "data" and has_data:
+            found.append(f"{test} was skipped though the data set is there")
+    if passed + len(skipped) != expected["tests"]:
+        found.append(
+            f"{passed} tests passed and {len(skipped)} were skipped; {expected['tests']} are expected: "
+            "where a test was added or removed on purpose, change tests/expected.yaml with it"
+        )
+    return found
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    if not session.config.getoption("--full"):
+        return
+    reporter: Any = session.config.pluginmanager.get_plugin("terminalreporter")
+    passed = len(reporter.stats.get("passed", []))
+    skipped = {report.nodeid: str(report.longrepr[2]) for report in reporter.stats.get("skipped", [])}
+    found = problems(passed, skipped, yaml.safe_load(EXPECTED.read_text()), HANDBOOK.exists())
+    for problem in found:
+        reporter.write_line(f"account of the run: {problem}", red=True)
+    if found and exitstatus == 0:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED

@@ -23,13 +23,10 @@ class Quality(StrictModel):
     passing_rows_min: float = Share
     volume_share_alert: float = Share
     volume_weeks: int = Field(ge=1)
-    partition_age_hours: float = Field(gt=0)
 
 
 class Features(StrictModel):
     batch_ttl_hours: float = Field(gt=0)
-    skew_share_fail: float = Share
-    online_null_share_alert: float = Share
 
 
 class Drift(StrictModel):
@@ -128,28 +125,13 @@ class Canary(StrictModel):
     salt: str = Field(min_length=1)
 
 
-class Holdout(StrictModel):
-    share: float = Share
-
-
 class Rules(StrictModel):
     deny_customers: tuple[int, ...] = ()
     deny_terminals: tuple[int, ...] = ()
     amount_cap_minor: int = Field(gt=0)
 
 
-class Experiments(StrictModel):
-    alpha: float = Field(gt=0, lt=1)
-    power: float = Field(gt=0, lt=1)
-    looks: int = Field(ge=1)
-
-
-class Registry(StrictModel):
-    archive_after_days: int = Field(ge=1)
-
-
 class Serving(StrictModel):
-    requests_per_second: int = Field(ge=1)
     alias_poll_seconds: float = Field(gt=0, le=5)
 
 
@@ -170,10 +152,7 @@ class Policy(StrictModel):
     approval: Approval
     shadow: Shadow
     canary: Canary
-    holdout: Holdout
     rules: Rules
-    experiments: Experiments
-    registry: Registry
     serving: Serving
 
 

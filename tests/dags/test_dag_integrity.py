@@ -42,6 +42,7 @@ TASKS = {
         "run_canary_50",
         "run_canary_100",
         "promote_champion",
+        "confirm_serving",
         "roll_back",
     ],
     "fraud_monitor": ["measure_drift", "measure_performance", "decide_reaction", "request_retraining"],
@@ -116,7 +117,13 @@ def test_any_failing_step_rolls_back(dag_bag: Any) -> None:
     roll_back = dag.get_task("roll_back")
     assert roll_back.trigger_rule == "one_failed"
     steps = {"run_shadow", "run_canary_5", "run_canary_25", "run_canary_50", "run_canary_100"}
-    assert roll_back.upstream_task_ids >= steps
+    assert roll_back.upstream_task_ids == steps | {"approve_version", "promote_champion"}
+
+
+def test_a_promotion_that_was_rolled_back_ends_as_a_failed_run(dag_bag: Any) -> None:
+    dag = dag_bag.dags["fraud_promote"]
+    assert {task.task_id for task in dag.leaves} == {"confirm_serving", "roll_back"}
+    assert dag.get_task("confirm_serving").upstream_task_ids == {"promote_champion"}
 
 
 def test_a_version_is_registered_only_below_its_gate(dag_bag: Any) -> None:
