@@ -23,6 +23,8 @@ from jobs.conf.contract import contract_of
 from jobs.conf.policy import Policy, policy_of
 from jobs.conf.settings import Settings
 from jobs.core import DayParams, Receipt, Stopwatch, midnight
+from jobs.evaluation.metrics import Ranking, recall_at_fpr
+from jobs.evaluation.slices import SLICES
 from jobs.features.declarations import MODEL_FEATURES
 from jobs.lake.store import Lake
 from jobs.lake.tables import LABELS, PREDICTIONS
@@ -43,8 +45,6 @@ from jobs.monitoring.figures import (
     write_figures,
 )
 from jobs.monitoring.reference import load_reference
-from jobs.training.evaluate import SLICES
-from jobs.training.metrics import Ranking, recall_at_fpr
 
 READS: tuple[str, ...] = ("predictions", "labels", "reference")
 WRITES: tuple[str, ...] = ("monitoring",)

@@ -15,6 +15,7 @@ from typing import Annotated
 
 from fastapi import Depends, FastAPI, HTTPException, Response
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from fastapi_offline import FastAPIOffline
 
 from jobs.conf.policy import Policy, policy_of
 from jobs.conf.settings import Settings
@@ -87,7 +88,7 @@ def create_app(
         yield
         service.stop()
 
-    app = FastAPI(title="Sluice scoring", version="1", description=__doc__, lifespan=lifespan)
+    app = FastAPIOffline(title="Sluice scoring", version="1", description=__doc__, lifespan=lifespan)
     app.state.service = service
 
     async def allowed(

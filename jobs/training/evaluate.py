@@ -13,7 +13,6 @@ Errors: SluiceError where MLflow does not answer. A champion that cannot be resc
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,11 +26,12 @@ from jobs.conf.contract import contract_of
 from jobs.conf.policy import Policy, policy_of
 from jobs.conf.settings import Settings
 from jobs.core import Receipt, SluiceError, Stopwatch
+from jobs.evaluation import metrics
+from jobs.evaluation.slices import SLICES
 from jobs.promotion.state import CHAMPION, read_aliases, registry_client
 from jobs.serving.bundle import ModelBundle
 from jobs.serving.bundles import fetch_bundle
 from jobs.serving.rules import RulesLayer
-from jobs.training import metrics
 from jobs.training.bundle_writer import bundle_digest
 from jobs.training.evidence import Difference, Evidence, Figures, SliceFigures, known
 from jobs.training.frame import TEST, FrameFacts, fit_rows, matrix_of, role_rows
@@ -46,15 +46,6 @@ LATENCY_CALLS = 1_000
 BASELINE_SAMPLES = 100
 CARD_BUDGET = 100  # cards that can be looked at in a day
 BOOTSTRAP_SEED = 20_260
-SMALL_MINOR, LARGE_MINOR = 1_000, 20_000  # amounts of the slices, in minor units
-
-# slice of the contract -> which rows belong to it
-SLICES: dict[str, Callable[[pd.DataFrame], pd.Series]] = {
-    "amount_small": lambda rows: rows["amount_minor"] < SMALL_MINOR,
-    "amount_large": lambda rows: rows["amount_minor"] >= LARGE_MINOR,
-    "night": lambda rows: rows["is_night"] == 1,
-    "new_terminal": lambda rows: (rows["terminal_missing"] == 1) | (rows["terminal_count_30d"] == 0),
-}
 
 
 class Params(TrainingParams):

@@ -10,7 +10,7 @@ from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_s
 
 from jobs.conf.contract import ErrorCosts
 from jobs.conf.policy import OperatingPoint
-from jobs.training import metrics
+from jobs.evaluation import metrics
 
 GENERATOR = np.random.default_rng(3)
 LABELS = (GENERATOR.random(5_000) < 0.04).astype(int)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from jobs.conf.policy import Training
-from jobs.training import metrics
+from jobs.evaluation import metrics
 from jobs.training.calibrate import fit_map
 from jobs.training.frame import split_days
 

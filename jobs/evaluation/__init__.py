@@ -1,0 +1,1 @@
+"""Figures and slices by which training and monitoring judge a model alike."""
