@@ -14,7 +14,7 @@ from plugins.defaults import DAY_PARAM, dag_defaults
 from plugins.operators import RetrainingRequestOperator
 from plugins.tags import Tag
 from plugins.tasks import job
-from plugins.templates import YESTERDAY
+from plugins.templates import RUN, YESTERDAY
 
 
 @dag(
@@ -28,7 +28,7 @@ from plugins.templates import YESTERDAY
 def fraud_monitor() -> None:
     drift = job("measure_drift", day=YESTERDAY)
     performance = job("measure_performance", day=YESTERDAY)
-    decision = job("decide_reaction", day=YESTERDAY, after=(drift, performance))
+    decision = job("decide_reaction", day=YESTERDAY, run=RUN, after=(drift, performance))
     RetrainingRequestOperator(task_id="request_retraining", decision=decision, requests=RETRAINING_REQUESTED)
 
 

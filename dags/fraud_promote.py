@@ -16,13 +16,14 @@ from jobs.conf.policy import policy_of
 from jobs.conf.settings import settings
 from jobs.promotion.state import steps_of
 from plugins.assets import CHALLENGER
-from plugins.defaults import dag_defaults
+from plugins.defaults import dag_defaults, promotion_timeout
 from plugins.operators import JobOperator, PersonApprovalOperator, PromotionStepOperator
 from plugins.tags import Tag
 from plugins.tasks import job
 from plugins.templates import OFFERED_VERSION
 
 POLICY = policy_of(settings())
+PROMOTION = "{{ (ti.xcom_pull(task_ids='check_challenger') or {'partition': 'none'})['partition'] }}"
 QUESTION = """{% set facts = ti.xcom_pull(task_ids='check_challenger')['facts'] -%}
 Gate: **{{ facts.gate }}**. Champion now: {{ facts.champion or 'none, the rules alone' }}.
 Figures on the test rows: {{ facts.metrics }}.
@@ -43,7 +44,7 @@ The run of the version in MLflow holds the evidence and the pictures."""
     doc_md=__doc__,
     tags=[Tag.PROMOTION],
     max_active_runs=1,
-    **dag_defaults(),
+    **dag_defaults(promotion_timeout(POLICY)),
 )
 def fraud_promote() -> None:
     checked = job("check_challenger", version=OFFERED_VERSION)
@@ -67,7 +68,12 @@ def fraud_promote() -> None:
     rolled_back = JobOperator(
         task_id="roll_back",
         job="roll_back",
-        arguments={"version": OFFERED_VERSION, "reason": "a step of the promotion failed"},
+        arguments={
+            "version": OFFERED_VERSION,
+            "reason": "a step of the promotion failed",
+            # a version that was refused at the door has no promotion that could be taken back
+            "promotion_id": PROMOTION,
+        },
         trigger_rule=TriggerRule.ONE_FAILED,
     )
     confirmed = job("confirm_serving", version=OFFERED_VERSION)

@@ -16,7 +16,7 @@ from plugins.defaults import DAY_PARAM, dag_defaults
 from plugins.pools import TRAINING_POOL
 from plugins.tags import Tag
 from plugins.tasks import job, mapped_job
-from plugins.templates import RUN, TRAINING_DAY, TRAINING_REASON
+from plugins.templates import AUTHOR, RUN, TRAINING_DAY, TRAINING_REASON
 
 WORKERS = [{"worker": worker} for worker in range(policy_of(settings()).tuning.workers)]
 
@@ -27,7 +27,9 @@ WORKERS = [{"worker": worker} for worker in range(policy_of(settings()).tuning.w
     ),
     params={
         "day": DAY_PARAM,
-        "reason": Param("", type="string", title="Reason", description="why this model is trained"),
+        "reason": Param(
+            "", type="string", maxLength=500, title="Reason", description="why this model is trained"
+        ),
         "drill": Param(
             "none",
             type="string",
@@ -52,7 +54,7 @@ def fraud_train() -> None:
     bundle = job("calibrate_model", **common, after=(xgboost, torch))
     evidence = job("evaluate_model", **common, after=(bundle,))
     verdict = job("gate_model", **common, after=(evidence,))
-    job("register_model", **common, reason=TRAINING_REASON, drill=drill, after=(verdict,))
+    job("register_model", **common, reason=TRAINING_REASON, author=AUTHOR, drill=drill, after=(verdict,))
 
 
 fraud_train()

@@ -18,7 +18,7 @@ from demo.story import tell
 from jobs.conf.settings import Settings, load_settings
 from jobs.core import SluiceError
 from stack.command import down, start_service, up
-from stack.environment import AIRFLOW_USER, password_file, secret
+from stack.environment import ADMIN, APPROVER, password_file, secret, without_proxy
 from stack.services import ACCESS_KEY, OBJECT_STORAGE
 
 OBJECT_STORAGE_URI = "http://127.0.0.1:9000"
@@ -89,7 +89,7 @@ def _configure(plan: Plan) -> Settings:
             "AWS_SECRET_ACCESS_KEY": secret(settings, "s3_secret"),
             "AWS_DEFAULT_REGION": "us-east-1",
         }
-    os.environ.update(chosen)
+    os.environ.update({**chosen, **without_proxy(os.environ)})
     return load_settings(os.environ)
 
 
@@ -108,14 +108,16 @@ def _run(plan: Plan, settings: Settings) -> int:
         say(f"simulated transactions, {plan.first} to {plan.last}, are delivered")
         upstream.deliver(plan, settings.home)
     up(settings, os.environ)
-    airflow = Airflow(settings.airflow_uri, AIRFLOW_USER, password_file(settings))
+    airflow, approver = (
+        Airflow(settings.airflow_uri, user, password_file(settings, user)) for user in (ADMIN, APPROVER)
+    )
     registry = Registry(settings.mlflow_uri, settings.model_name)
     airflow.wait_for(
         "Airflow's DAGs", lambda: {dag["dag_id"] for dag in airflow.dags()} >= set(DAGS) or None, 120
     )
     for dag in DAGS:
         airflow.unpause(dag)
-    tell(Chain(plan, settings.home, airflow, registry, settings.scoring_uri))
+    tell(Chain(plan, settings.home, airflow, approver, registry, settings.scoring_uri))
     result = report.collect(settings, airflow, registry)
     report.write(result, settings.home / "demo.json")
     report.show(result, console)

@@ -8,6 +8,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+import httpx
 from rich.console import Console
 
 from demo import upstream
@@ -26,9 +27,12 @@ console = Console()
 class Chain:
     """A running installation, seen from outside."""
 
-    def __init__(self, plan: Plan, home: Path, airflow: Airflow, registry: Registry, scoring: str) -> None:
+    def __init__(
+        self, plan: Plan, home: Path, airflow: Airflow, approver: Airflow, registry: Registry, scoring: str
+    ) -> None:
         self.plan = plan
         self.airflow = airflow
+        self.approver = approver  # somebody else than who trains
         self.registry = registry
         self.scoring = scoring
         self.home = home
@@ -154,7 +158,7 @@ class Chain:
     def _approve_if_asked(self, run: str) -> None:
         asking = self.airflow.tasks("fraud_promote", run, task_id="approve_version")
         if any(task["task_id"] == "approve_version" and task["state"] == "awaiting_input" for task in asking):
-            self.airflow.respond("fraud_promote", run, "approve_version", "Approve")
+            self.approver.respond("fraud_promote", run, "approve_version", "Approve")
             say("a person approves in Airflow")
 
     # -- days -------------------------------------------------------------------------------------------
@@ -202,8 +206,13 @@ class Chain:
         return self.airflow.receipt("fraud_monitor", run, "decide_reaction")
 
     def _wait_prediction_log(self, day: date) -> None:
-        """The log is written behind the answers; a second is its bound."""
-        time.sleep(1.2)
+        """The log is written behind the answers: wait until the service has nothing left to write."""
+
+        def written() -> bool | None:
+            log = httpx.get(f"{self.scoring}/state", timeout=10.0).json()["log"]
+            return (log["waiting"] == 0 and log["queued"] == log["written"] + log["dropped"]) or None
+
+        self.airflow.wait_for(f"the prediction log of {day}", written, 30, every=0.2)
 
     def retraining_of(self, decision: dict[str, Any], known: set[str]) -> str:
         """The training that the monitor's decision has started: the run that an asset event made."""

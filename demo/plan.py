@@ -34,6 +34,11 @@ class Plan:
         return not self.source_uri
 
     @property
+    def calm(self) -> bool:
+        """Simulated without a new pattern: nothing should happen, and nothing is promoted."""
+        return self.simulated and self.pattern_from is None
+
+    @property
     def backfilled(self) -> list[date]:
         return days_between(self.first, self.backfill_last)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter, defaultdict
 from datetime import datetime
 from pathlib import Path
@@ -34,6 +35,7 @@ def collect(settings: Settings, airflow: Airflow, registry: Registry) -> dict[st
     """The content of demo.json."""
     lake = Lake(settings.lake)
     return {
+        "machine": machine(),
         "airflow": airflow_figures(airflow),
         "tables": table_figures(lake),
         "versions": [version_figures(registry, version) for version in registry.versions()],
@@ -44,6 +46,12 @@ def collect(settings: Settings, airflow: Airflow, registry: Registry) -> dict[st
         "trainings": training_figures(airflow),
         "addresses": addresses(settings),
     }
+
+
+def machine() -> str:
+    """The machine, in words."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return f"{os.cpu_count()} cores and {memory:.0f} GB"
 
 
 def airflow_figures(airflow: Airflow) -> dict[str, Any]:

@@ -23,6 +23,7 @@ def tell(chain: Chain) -> None:
     must(chain.promote(first) == "success", f"the first version {first} did not become champion")
     offer_shuffled_labels(chain)
     better = watch(chain)
+    must(bool(better) or chain.plan.calm, "no better version came out of the trainings, so none was promoted")
     if better:
         offer_slow_version(chain)
         must(chain.promote(better) == "success", f"version {better} was not promoted")
@@ -46,9 +47,9 @@ def offer_slow_version(chain: Chain) -> None:
     """A version with good evidence that misbehaves live: caught in its canary and rolled back."""
     champion = chain.registry.aliases()["champion"]
     version = chain.train("fire drill: good evidence, slow when served", drill="slow")
-    if chain.gate(version) == "blocked":
-        say(f"version {version} is blocked by its gate, before it could be slow")
-        return
+    must(
+        chain.gate(version) != "blocked", f"the gate blocked the slow version {version}: nothing to roll back"
+    )
     must(chain.promote(version) == "failed", f"the slow version {version} survived its canary")
     must(chain.registry.aliases()["champion"] == champion, "the rollback lost the champion")
 

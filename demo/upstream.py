@@ -42,9 +42,12 @@ def repair(plan: Plan, day: date) -> None:
 
 
 def make_bucket() -> None:
-    """Create the bucket on the S3-compatible server."""
+    """Create the bucket on the S3-compatible server, unless it is there."""
     client = boto3.client("s3", config=Config(s3={"addressing_style": "path"}))
-    client.create_bucket(Bucket=BUCKET)
+    try:
+        client.create_bucket(Bucket=BUCKET)
+    except (client.exceptions.BucketAlreadyOwnedByYou, client.exceptions.BucketAlreadyExists):
+        return
 
 
 def _simulate(

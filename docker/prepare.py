@@ -1,6 +1,7 @@
 """Run once before the servers: folders, Airflow's password file, its database and its pools.
 
-Safe to run again. Needs AIRFLOW_ADMIN_PASSWORD and Airflow's own settings in the environment.
+Safe to run again. Needs AIRFLOW_ADMIN_PASSWORD, AIRFLOW_APPROVER_PASSWORD and Airflow's own settings in the
+environment.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import sys
 from pathlib import Path
 
 from plugins.pools import POOLS
-from stack.environment import AIRFLOW_USER
+from stack.environment import USERS
 from stack.services import OBJECT_STORAGE
 
 COMMANDS = (("airflow", "db", "migrate"), ("airflow", "pools", "import", "{pools}"))
@@ -20,15 +21,14 @@ COMMANDS = (("airflow", "db", "migrate"), ("airflow", "pools", "import", "{pools
 
 def main() -> int:
     """Exit code 0 when everything is there, else that of the command that failed."""
-    password = os.environ.get("AIRFLOW_ADMIN_PASSWORD", "")
-    if not password:
-        sys.exit("prepare: AIRFLOW_ADMIN_PASSWORD is empty: set it, see docker/README.md")
+    passwords = {user: os.environ.get(f"AIRFLOW_{user.upper()}_PASSWORD", "") for user in USERS}
+    for user, password in passwords.items():
+        if not password:
+            sys.exit(f"prepare: AIRFLOW_{user.upper()}_PASSWORD is empty: set it, see docker/README.md")
     (Path(os.environ["SLUICE_HOME"]) / OBJECT_STORAGE).mkdir(parents=True, exist_ok=True)
     home = Path(os.environ["AIRFLOW_HOME"])
     home.mkdir(parents=True, exist_ok=True)
-    _write_private(
-        Path(os.environ["AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE"]), {AIRFLOW_USER: password}
-    )
+    _write_private(Path(os.environ["AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE"]), passwords)
     pools = home / "pools.json"
     _write_private(pools, POOLS)
     for command in COMMANDS:

@@ -30,6 +30,9 @@ class Alert(StrictModel):
 
 def raise_alerts(settings: Settings, alerts: Iterable[Alert]) -> int:
     """Add to `alerts.jsonl` what is not there yet; gives how many were new."""
+    alerts = list(alerts)
+    if not alerts:
+        return 0
     settings.home.mkdir(parents=True, exist_ok=True)
     fresh: dict[str, Alert] = {}
     with (settings.home / FILE).open("a+") as file:

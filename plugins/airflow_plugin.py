@@ -41,5 +41,5 @@ class SluicePlugin(AirflowPlugin):
         _view("Data Docs", f"{REPORTS}/data_docs/index.html"),
         _view("Drift reports", f"{REPORTS}/drift/index.html"),
         _view("MLflow", settings().mlflow_public_uri or settings().mlflow_uri),
-        _view("Scoring service", f"{settings().scoring_uri}/docs"),
+        _view("Scoring service", f"{settings().scoring_public_uri or settings().scoring_uri}/docs"),
     ]

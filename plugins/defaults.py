@@ -8,6 +8,7 @@ from typing import Any
 from airflow.sdk import Param
 
 from jobs.conf.contract import contract_of
+from jobs.conf.policy import Policy
 from jobs.conf.settings import settings
 from jobs.core import midnight
 from plugins.callbacks import report_failure
@@ -44,13 +45,20 @@ def task_defaults(timeout: timedelta = timedelta(minutes=30)) -> dict[str, Any]:
     }
 
 
-def dag_defaults() -> dict[str, Any]:
+def promotion_timeout(policy: Policy) -> timedelta:
+    """The longest that a promotion may take: an approval, every step, and a week in which a step is held
+    for want of requests. Whatever is cut off by it is nobody's to judge any more, so it must be generous."""
+    minutes = policy.shadow.minutes + sum(step.minutes for step in policy.canary.steps)
+    return timedelta(days=policy.approval.expires_days + 7, minutes=minutes)
+
+
+def dag_defaults(timeout: timedelta = timedelta(hours=6)) -> dict[str, Any]:
     """Keyword arguments that every DAG shares."""
     return {
         "start_date": first_instant(),
         "end_date": last_instant(),
         "catchup": False,
         "default_args": task_defaults(),
-        "dagrun_timeout": timedelta(hours=6),
+        "dagrun_timeout": timeout,
         "is_paused_upon_creation": True,
     }

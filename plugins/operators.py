@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+from airflow.providers.standard.exceptions import HITLRejectException, HITLTimeoutError
 from airflow.providers.standard.operators.hitl import ApprovalOperator
 from airflow.providers.standard.triggers.temporal import TimeDeltaTrigger
 from airflow.sdk import Asset, BaseOperator
@@ -121,7 +122,11 @@ class PersonApprovalOperator(ApprovalOperator):
         return super().execute(context)
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> Receipt:
-        answer = super().execute_complete(context, event)
+        try:
+            answer = super().execute_complete(context, event)
+        except (HITLRejectException, HITLTimeoutError) as error:
+            # an answer, or none in time: asking again would not make it another one
+            raise AirflowFailException(str(error)) from None
         person, moment = answer["responded_by_user"], answer["responded_at"]
         return call_job(
             "record_approval",

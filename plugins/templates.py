@@ -1,7 +1,7 @@
 """Where a run's day, version and reason come from: Jinja expressions that DAGs hand to their jobs."""
 
 # a run for a partition key (schedule, backfill, asset event), or a day typed in the trigger form
-PARTITION_DAY = "{{ params.day or partition_key }}"
+PARTITION_DAY = "{{ partition_key or params.day }}"
 
 # DAGs without a partition: the day before the schedule's tick, or a day typed in the trigger form
 YESTERDAY = "{{ params.day or (logical_date - macros.timedelta(days=1)) | ds }}"
@@ -22,3 +22,6 @@ OFFERED_VERSION = (
 )
 
 RUN = "{{ run_id }}"
+
+# whoever started the run by hand may not approve what comes out of it
+AUTHOR = "{{ dag_run.triggering_user_name or 'sluice' }}"

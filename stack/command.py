@@ -21,11 +21,13 @@ from jobs.conf.settings import PROJECT_ROOT, Settings, load_settings
 from jobs.core import SluiceError
 from stack.environment import (
     BIN,
+    USERS,
     current_environment,
     host_and_port,
     password_file,
     save_environment,
     server_environment,
+    without_proxy,
 )
 from stack.processes import (
     ProcessFolder,
@@ -44,6 +46,7 @@ console = Console()
 
 def run_command(command: str, rest: list[str]) -> int:
     """Run one of COMMANDS; gives the exit code."""
+    os.environ.update(without_proxy(os.environ))
     environment = current_environment(os.environ)
     settings = load_settings(environment)
     if command == "airflow":
@@ -79,6 +82,8 @@ def _start(settings: Settings, environment: Mapping[str, str], wanted: list[Serv
     for service in missing:
         if service.address:
             require_free_port(*host_and_port(service.address), needed_by=service.name)
+    settings.home.mkdir(parents=True, exist_ok=True)
+    settings.home.chmod(0o700)  # card transactions: for nobody else on this machine
     save_environment(settings, environment)
     shared = server_environment(settings, environment)
     if any(service.name.startswith("airflow") for service in missing):
@@ -121,7 +126,8 @@ def status(settings: Settings) -> int:
     console.print(table)
     if alive:
         console.print(f"memory in all: {total / 2**30:.1f} GB")
-        console.print(f"Airflow user admin, password in {password_file(settings)}")
+        for user in USERS:
+            console.print(f"Airflow user {user}, password in {password_file(settings, user)}")
     return 0 if alive in (0, len(names)) else 3
 
 

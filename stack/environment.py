@@ -16,7 +16,9 @@ from urllib.parse import urlsplit
 
 from jobs.conf.settings import PREFIX, PROJECT_ROOT, TOKEN, Settings, load_settings
 
-AIRFLOW_USER = "admin"
+ADMIN = "admin"
+APPROVER = "approver"  # somebody else than who trains: nobody approves a model of their own
+USERS = {ADMIN: "admin", APPROVER: "user"}  # with their roles
 KEPT_PREFIXES = (PREFIX, "AWS_")
 BIN = Path(sys.executable).parent
 
@@ -51,10 +53,10 @@ def server_environment(settings: Settings, environment: Mapping[str, str]) -> di
     """What every server of the installation runs with."""
     return {
         **environment,
+        **without_proxy(environment),
         "PATH": f"{BIN}{os.pathsep}{environment.get('PATH', '')}",
         "PYTHONPATH": str(PROJECT_ROOT),
         "PYTHONUNBUFFERED": "1",
-        "NO_PROXY": "127.0.0.1,localhost",
         "SLUICE_HOME": str(settings.home),
         "TZ": "UTC",
         # libraries that would report home, and thread pools that would fight over two cores
@@ -70,17 +72,25 @@ def server_environment(settings: Settings, environment: Mapping[str, str]) -> di
     }
 
 
-def password_file(settings: Settings) -> Path:
-    """File with the password of the Airflow user `admin`, and nothing else."""
-    secret(settings, "airflow_password")
-    return settings.home / "secrets" / "airflow_password"
+def without_proxy(environment: Mapping[str, str]) -> dict[str, str]:
+    """Variables that keep calls to this machine away from a proxy, in both spellings that libraries read."""
+    given = environment.get("no_proxy") or environment.get("NO_PROXY", "")
+    hosts = ",".join(dict.fromkeys([*filter(None, given.split(",")), "127.0.0.1", "localhost"]))
+    return {"NO_PROXY": hosts, "no_proxy": hosts}
+
+
+def password_file(settings: Settings, user: str) -> Path:
+    """File with the password of an Airflow user, and nothing else."""
+    name = f"airflow_{user}"
+    secret(settings, name)
+    return settings.home / "secrets" / name
 
 
 def _airflow(settings: Settings) -> dict[str, str]:
     home = settings.home / "airflow"
     passwords = home / "passwords.json"
     if not passwords.exists():
-        _write_private(passwords, json.dumps({AIRFLOW_USER: secret(settings, "airflow_password")}))
+        _write_private(passwords, json.dumps({user: secret(settings, f"airflow_{user}") for user in USERS}))
     address = settings.airflow_uri.rstrip("/")
     host, port = host_and_port(address)
     configuration = {
@@ -93,7 +103,7 @@ def _airflow(settings: Settings) -> dict[str, str]:
         "CORE__AUTH_MANAGER": (
             "airflow.api_fastapi.auth.managers.simple.simple_auth_manager.SimpleAuthManager"
         ),
-        "CORE__SIMPLE_AUTH_MANAGER_USERS": f"{AIRFLOW_USER}:admin",
+        "CORE__SIMPLE_AUTH_MANAGER_USERS": ",".join(f"{user}:{role}" for user, role in USERS.items()),
         "CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(passwords),
         "CORE__EXECUTION_API_SERVER_URL": f"{address}/execution/",
         "CORE__FERNET_KEY": secret(settings, "fernet_key"),

@@ -44,7 +44,11 @@ def start(folder: ProcessFolder, name: str, command: Sequence[str], environment:
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-    folder.pid_file(name).write_text(f"{process.pid} {_start_time(process.pid)}\n")
+    try:
+        folder.pid_file(name).write_text(f"{process.pid} {_start_time(process.pid)}\n")
+    except BaseException:
+        _signal_group(process.pid, signal.SIGKILL)  # what nobody could stop later must not stay
+        raise
     return process.pid
 
 
@@ -58,26 +62,29 @@ def running_pid(folder: ProcessFolder, name: str) -> int | None:
 
 
 def stop(folder: ProcessFolder, name: str, patience_seconds: float = 20.0) -> bool:
-    """Stop a process and its whole group: asked first, then killed. True where there was one."""
-    pid = running_pid(folder, name)
-    if pid is not None:
-        _signal_group(pid, signal.SIGTERM)
-        deadline = time.monotonic() + patience_seconds
-        while _group_alive(pid) and time.monotonic() < deadline:
-            _reap(pid)
-            time.sleep(0.05)
-        _signal_group(pid, signal.SIGKILL)
+    """Stop a process and all that it started: asked first, then killed. True where there was one.
+
+    Children that lead groups of their own, as Airflow's tasks do, still belong to the process's session; and
+    they are found when the process itself has died before them.
+    """
+    leader = running_pid(folder, name)
+    session = leader or _session_left_behind(folder, name)
+    if leader is not None:
+        _signal_group(leader, signal.SIGTERM)
+    deadline = time.monotonic() + patience_seconds
+    while session and (members := _members(session)):
+        _reap(session)
+        if time.monotonic() > deadline or leader is None:
+            for pid in members:
+                _signal(pid, signal.SIGKILL)
+        time.sleep(0.05)
     folder.pid_file(name).unlink(missing_ok=True)
-    return pid is not None
+    return session is not None
 
 
 def resident_bytes(pid: int) -> int:
-    """Resident memory of a process group, shared pages divided among their users."""
-    total = 0
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and _group_of(int(entry.name)) == pid:
-            total += _proportional_bytes(entry)
-    return total
+    """Resident memory of a process and all that it started, shared pages divided among their users."""
+    return sum(_proportional_bytes(Path("/proc") / str(member)) for member in _members(pid))
 
 
 def require_free_port(host: str, port: int, needed_by: str) -> None:
@@ -101,19 +108,33 @@ def _start_time(pid: int) -> str:
     return "gone" if fields[0] == "Z" else fields[19]
 
 
-def _group_of(pid: int) -> int:
+def _members(session: int) -> list[int]:
+    """The living processes of a session."""
+    pids = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+    return [pid for pid in pids if _session_of(pid) == session and _start_time(pid) != "gone"]
+
+
+def _session_of(pid: int) -> int:
     try:
-        return os.getpgid(pid)
-    except ProcessLookupError:
+        return os.getsid(pid)
+    except (ProcessLookupError, PermissionError):
         return -1
 
 
-def _group_alive(group: int) -> bool:
+def _session_left_behind(folder: ProcessFolder, name: str) -> int | None:
+    """The session of a process that died before its children; the kernel keeps its number while they live."""
     try:
-        os.killpg(group, 0)
-    except (ProcessLookupError, PermissionError):
-        return False
-    return True
+        pid, started = folder.pid_file(name).read_text().split()
+    except (FileNotFoundError, ValueError):
+        return None
+    return int(pid) if _start_time(int(pid)) in (started, "gone") and _members(int(pid)) else None
+
+
+def _signal(pid: int, number: signal.Signals) -> None:
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        return
 
 
 def _signal_group(group: int, number: signal.Signals) -> None:

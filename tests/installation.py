@@ -23,12 +23,11 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-@contextmanager
-def installed(home: Path, plan: Plan, overlay: str) -> Iterator[Settings]:
-    """Start everything, give its settings, and leave neither processes nor variables behind."""
+def variables(home: Path, plan: Plan, overlay: str) -> dict[str, str]:
+    """The environment of an installation on free ports."""
     early, chargebacks = upstream.folders(home)
     storage = f"http://127.0.0.1:{free_port()}"
-    chosen = {
+    return {
         "SLUICE_HOME": str(home),
         "SLUICE_CONTRACT": plan.contract,
         "SLUICE_POLICY_OVERLAY": overlay,
@@ -46,10 +45,15 @@ def installed(home: Path, plan: Plan, overlay: str) -> Iterator[Settings]:
         "AWS_ACCESS_KEY_ID": ACCESS_KEY,
         "AWS_DEFAULT_REGION": "us-east-1",
     }
+
+
+@contextmanager
+def installed(home: Path, plan: Plan, overlay: str) -> Iterator[Settings]:
+    """Start everything, give its settings, and leave neither processes nor variables behind."""
     before = dict(os.environ)
     for name in [name for name in os.environ if name.startswith(("AIRFLOW", "SLUICE_"))]:
         del os.environ[name]
-    os.environ.update(chosen)
+    os.environ.update(variables(home, plan, overlay))
     ours = load_settings(os.environ)
     os.environ["AWS_SECRET_ACCESS_KEY"] = secret(ours, "s3_secret")
     settings.cache_clear()

@@ -95,7 +95,6 @@ class Gate(StrictModel):
     ece_increase_max: float = Share
     slice_positives_min: int = Field(ge=1)
     slice_drop_max: float = Share
-    group_gap_increase_max: float = Share
     latency_p99_ms: float = Field(gt=0)
     minimum_positives: int = Field(ge=1)
 

@@ -35,6 +35,7 @@ class Settings(StrictModel):
     mlflow_public_uri: str = Field("", description="MLflow address for links, if another")
     spark_remote: str = Field("sc://127.0.0.1:15002", description="Spark Connect server")
     scoring_uri: str = Field("http://127.0.0.1:8000", description="scoring service")
+    scoring_public_uri: str = Field("", description="scoring service's address for links, if another")
     airflow_uri: str = Field("http://127.0.0.1:8080", description="Airflow api-server")
     object_storage_uri: str = Field("", description="address of an S3-compatible server to run; empty: none")
     online_store: Literal["sqlite", "redis"] = Field("sqlite", description="Feast online store")

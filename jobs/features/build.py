@@ -1,19 +1,24 @@
-"""Job build_features: the batch features of a day, by Spark.
+"""Job build_features: the batch features of a day, and of later days that it changes, by Spark.
 
 In: transactions (amounts in minor units, times in UTC) and labels, as far back as the longest window reaches.
 Out: one row per active customer in customer_features and per active terminal in terminal_features, partition
 `day`, as of day + 1 00:00 UTC. A transaction counts when event_time < as_of; a label when available_at is,
 and the latest label of a transaction wins. Means of an empty window are null, a risk of an empty window is 0.
+Later days whose recorded inputs (jobs/features/inputs.py) have changed are built again; the receipt names all
+days that are to be checked and served. One build at a time.
 Errors: the day has no transactions, the Spark server is not reachable.
 """
 
 from __future__ import annotations
 
+import logging
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date, datetime, timedelta
 
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - the name every Spark reader knows
+from rich.progress import track
 
 from jobs.conf.contract import contract_of
 from jobs.conf.settings import Settings
@@ -25,6 +30,19 @@ from jobs.features.declarations import (
     longest_window,
     stored_features,
 )
+from jobs.features.inputs import (
+    Record,
+    Snapshot,
+    drop_record,
+    first_input,
+    keep_record,
+    later_days,
+    one_build,
+    owe,
+    owed,
+    read_record,
+    snapshot,
+)
 from jobs.features.tables import FEATURE_TABLES
 from jobs.lake.store import Lake, content_digest
 from jobs.lake.tables import LABELS, TRANSACTIONS, Table
@@ -32,6 +50,7 @@ from jobs.spark import spark_session
 
 READS = ("transactions", "labels")
 WRITES = ("customer_features", "terminal_features")
+LOGGER = logging.getLogger("sluice.features")
 LABEL_SCHEMA = "day date, transaction_id bigint, available_at timestamp, is_fraud tinyint"
 
 
@@ -97,14 +116,16 @@ def feature_rows(features: DataFrame, entity: Entity, day: date) -> DataFrame:
     return dated.select(*FEATURE_TABLES[entity].schema.names)
 
 
-def _read(session: SparkSession, lake: Lake, table: Table, first: date, last: date) -> DataFrame:
-    """Partitions first to last, both included."""
-    rows = session.read.format("delta").load(str(lake.path(table)))
+def _read(
+    session: SparkSession, lake: Lake, table: Table, version: int, first: date, last: date
+) -> DataFrame:
+    """Partitions first to last of a version, both included."""
+    rows = session.read.format("delta").option("versionAsOf", version).load(str(lake.path(table)))
     return rows.filter(F.col(table.partition).between(F.lit(first), F.lit(last)))
 
 
-def _write(rows: DataFrame, lake: Lake, table: Table, day: date) -> None:
-    """Replace the day's partition in one commit."""
+def _write(rows: DataFrame, lake: Lake, table: Table, day: date) -> int:
+    """Replace the day's partition in one commit; gives the new table version."""
     with lake.writing(table):
         (
             rows.coalesce(1)
@@ -114,42 +135,71 @@ def _write(rows: DataFrame, lake: Lake, table: Table, day: date) -> None:
             .option("replaceWhere", f"{table.partition} = DATE'{day}'")
             .save(str(lake.path(table)))
         )
+        return lake.version(table)
 
 
-def run(params: Params, settings: Settings) -> Receipt:
-    """Build both feature tables of a day."""
-    watch = Stopwatch()
-    lake = Lake(settings.lake)
-    day = params.day
-    if not lake.read(TRANSACTIONS, first=day, last=day, columns=["transaction_id"]).num_rows:
-        raise SluiceError(
-            f"features of {day}: the table transactions has no rows of this day; run "
-            f"`sluice publish_transactions --day {day}` (DAG fraud_ingest) first"
-        )
-    delay_days = contract_of(settings).labels.delay_days
+def build_day(session: SparkSession, lake: Lake, day: date, found: Snapshot) -> dict[str, int]:
+    """Build both feature tables of one day from a snapshot; gives the versions that were written."""
     as_of = midnight(day + timedelta(days=1))
-    reach = max(longest_window("customer", 0), longest_window("terminal", delay_days))
-    first = day - timedelta(days=reach - 1)
-    session = spark_session(settings)
-    transactions = _read(session, lake, TRANSACTIONS, first, day)
-    if lake.exists(LABELS):
-        labels = _read(session, lake, LABELS, first, day)
+    first = first_input(day, found.delay_days)
+    transactions = _read(session, lake, TRANSACTIONS, found.versions["transactions"], first, day)
+    if found.versions["labels"] >= 0:
+        labels = _read(session, lake, LABELS, found.versions["labels"], first, day)
     else:
         labels = session.createDataFrame([], LABEL_SCHEMA)
     frames: dict[Entity, DataFrame] = {
         "customer": customer_features(transactions, as_of),
-        "terminal": terminal_features(transactions, labels, as_of, delay_days),
+        "terminal": terminal_features(transactions, labels, as_of, found.delay_days),
     }
 
-    def write(entity: Entity) -> None:
-        _write(feature_rows(frames[entity], entity, day), lake, FEATURE_TABLES[entity], day)
+    def write(entity: Entity) -> tuple[str, int]:
+        table = FEATURE_TABLES[entity]
+        return table.name, _write(feature_rows(frames[entity], entity, day), lake, table, day)
 
     with ThreadPoolExecutor(len(frames)) as pool:
-        list(pool.map(write, frames))
-    return _receipt(lake, day, watch)
+        return dict(pool.map(write, frames))
 
 
-def _receipt(lake: Lake, day: date, watch: Stopwatch) -> Receipt:
+def run(params: Params, settings: Settings) -> Receipt:
+    """Build both feature tables of a day, and of the later days whose inputs have changed."""
+    watch = Stopwatch()
+    lake = Lake(settings.lake)
+    day = params.day
+    delay_days = contract_of(settings).labels.delay_days
+    with one_build(settings):
+        later = later_days(lake, day, delay_days)
+        found = snapshot(lake, first_input(day, delay_days), max([day, *later]), delay_days)
+        if day not in found.digests.get("transactions", {}):
+            raise SluiceError(
+                f"features of {day}: the table transactions has no rows of this day; run "
+                f"`sluice publish_transactions --day {day}` (DAG fraud_ingest) first"
+            )
+        changed = [other for other in later if _changed(settings, other, found)]
+        # built again by a run that failed before it had served them: theirs is left to do
+        waiting = {other for other in later if owed(settings, other)}
+        for other in changed:
+            owe(settings, other)
+        _build_all([day, *changed], lake, found, settings)
+        days = [day, *sorted(waiting.union(changed))]
+        return _receipt(lake, day, days, watch)
+
+
+def _changed(settings: Settings, day: date, found: Snapshot) -> bool:
+    record = read_record(settings, day)
+    return record is None or record.inputs != found.inputs(day)
+
+
+def _build_all(days: list[date], lake: Lake, found: Snapshot, settings: Settings) -> None:
+    session = spark_session(settings)
+    quiet = len(days) == 1 or not sys.stdout.isatty()
+    for number, day in enumerate(track(days, "building features", transient=True, disable=quiet), start=1):
+        drop_record(settings, day)
+        versions = found.versions | build_day(session, lake, day, found)
+        keep_record(settings, day, Record(inputs=found.inputs(day), versions=versions))
+        LOGGER.info("features of %s built, %d of %d", day, number, len(days))
+
+
+def _receipt(lake: Lake, day: date, days: list[date], watch: Stopwatch) -> Receipt:
     written = {entity: lake.read(table, first=day, last=day) for entity, table in FEATURE_TABLES.items()}
     return Receipt(
         job="build_features",
@@ -161,6 +211,7 @@ def _receipt(lake: Lake, day: date, watch: Stopwatch) -> Receipt:
         seconds=watch.seconds,
         facts={
             "feature_version": FEATURE_VERSION,
+            "days": [str(built) for built in days],
             **{f"{entity}_rows": rows.num_rows for entity, rows in written.items()},
         },
     )

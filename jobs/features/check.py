@@ -1,6 +1,6 @@
 """Job check_features: the gate between building a day's features and serving them.
 
-In: the day's rows of customer_features and terminal_features, and the transactions they were built from.
+In: each day's rows of customer_features and terminal_features, and the transactions they were built from.
 Out: settings.work/features/DAY/checks.json with every check. Raises GateClosed when one fails.
 Counted here with numpy from the transactions, apart from Spark.
 """
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from datetime import timedelta
+from datetime import date, timedelta
 from itertools import pairwise
 from pathlib import Path
 
@@ -18,8 +18,10 @@ import pandas as pd
 from jobs.conf.contract import contract_of
 from jobs.conf.policy import policy_of
 from jobs.conf.settings import Settings
-from jobs.core import Check, DayParams, GateClosed, Outcome, Receipt, Stopwatch, Verdict, midnight
+from jobs.core import Check, GateClosed, Outcome, Receipt, Stopwatch, Verdict, midnight
+from jobs.features.days import SeveralDays
 from jobs.features.declarations import Entity, longest_window, stored_features
+from jobs.features.inputs import first_input, read_record
 from jobs.features.tables import FEATURE_TABLES
 from jobs.lake.store import Lake
 from jobs.lake.tables import TRANSACTIONS
@@ -28,8 +30,8 @@ READS = ("customer_features", "terminal_features")
 WRITES = ("feature_checks",)
 
 
-class Params(DayParams):
-    """The day whose features are checked."""
+class Params(SeveralDays):
+    """The days whose features are checked."""
 
 
 def checks_of(
@@ -73,41 +75,70 @@ def active_keys(transactions: pd.DataFrame, entity: Entity, as_of: pd.Timestamp,
     return set(transactions.loc[inside, f"{entity}_id"].tolist())
 
 
-def run(params: Params, settings: Settings) -> Receipt:
-    """Check the day's features, keep the evidence, close the gate where a check fails."""
-    watch = Stopwatch()
-    lake = Lake(settings.lake)
-    day = params.day
+def day_verdict(day: date, lake: Lake, settings: Settings) -> tuple[Verdict, int]:
+    """The verdict on one day, and the rows that were checked.
+
+    Both sides are read at the versions of the day's build: what is published meanwhile is not its fault.
+    """
     as_of = pd.Timestamp(midnight(day + timedelta(days=1)))
     delay_days = contract_of(settings).labels.delay_days
     windows: dict[Entity, int] = {
         "customer": longest_window("customer", 0),
         "terminal": longest_window("terminal", delay_days),
     }
-    first = day - timedelta(days=max(windows.values()) - 1)
-    columns = ["event_time", "customer_id", "terminal_id"]
-    transactions = lake.read(TRANSACTIONS, first=first, last=day, columns=columns).to_pandas()
+    record = read_record(settings, day)
+    versions = record.versions if record else {}
+    transactions = lake.read(
+        TRANSACTIONS,
+        first=first_input(day, delay_days),
+        last=day,
+        columns=["event_time", "customer_id", "terminal_id"],
+        version=versions.get(TRANSACTIONS.name),
+    ).to_pandas()
     checks = []
     rows = 0
     for entity, table in FEATURE_TABLES.items():
-        features = lake.read(table, first=day, last=day).to_pandas()
+        features = lake.read(table, first=day, last=day, version=versions.get(table.name)).to_pandas()
         rows += len(features)
         active = active_keys(transactions, entity, as_of, windows[entity])
         allowed = policy_of(settings).quality.null_share_fail
         checks += checks_of(features, entity, active, allowed)
-    verdict = Verdict.of(checks)
-    where = settings.work / "features" / str(day) / "checks.json"
-    _keep(where, verdict)
-    if verdict.outcome is not Outcome.PASS:
-        raise GateClosed(verdict, f"features of {day}")
+    return Verdict.of(checks), rows
+
+
+def run(params: Params, settings: Settings) -> Receipt:
+    """Check the features of each day, keep the evidence, close the gate where a check of any day fails."""
+    watch = Stopwatch()
+    lake = Lake(settings.lake)
+    closed: dict[date, Verdict] = {}
+    rows = checks = 0
+    for day in params.ascending():
+        verdict, checked = day_verdict(day, lake, settings)
+        _keep(_evidence(settings, day), verdict)
+        rows += checked
+        checks += len(verdict.checks)
+        if verdict.outcome is not Outcome.PASS:
+            closed[day] = verdict
+    if closed:
+        day, verdict = next(iter(closed.items()))
+        others = f" (and of {len(closed) - 1} later days)" if len(closed) > 1 else ""
+        raise GateClosed(verdict, f"features of {day}{others}")
     return Receipt(
         job="check_features",
         table="feature_checks",
-        partition=str(day),
+        partition=str(params.day),
         rows=rows,
         seconds=watch.seconds,
-        facts={"checks": len(checks), "evidence": str(where)},
+        facts={
+            "checks": checks,
+            "days": len(params.ascending()),
+            "evidence": str(_evidence(settings, params.day)),
+        },
     )
+
+
+def _evidence(settings: Settings, day: date) -> Path:
+    return settings.work / "features" / str(day) / "checks.json"
 
 
 def _at_most(name: str, value: float, threshold: float) -> Check:

@@ -1,22 +1,25 @@
-"""Job materialize_features: the day's features into the online store, by Feast over an explicit interval.
+"""Job materialize_features: each day's features into the online store, by Feast over an explicit interval.
 
-In: the day's rows of both feature tables. Out: the online store (SQLite or Redis), where the newest row of an
-entity wins, so days may come again and in any order. A sample is read back and compared with the tables.
+In: each day's rows of both feature tables. Out: the online store (SQLite or Redis), where the newest row of
+an entity wins, so days may come again and in any order. A sample is read back and compared with the tables.
 Errors: the day has no features; what is read back differs from the tables.
 """
 
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from contextlib import redirect_stdout
-from datetime import timedelta
+from datetime import date, timedelta
 
 import pandas as pd
 
 from jobs.conf.settings import Settings
-from jobs.core import DayParams, Receipt, SluiceError, Stopwatch, midnight
+from jobs.core import Receipt, SluiceError, Stopwatch, midnight
+from jobs.features.days import SeveralDays
 from jobs.features.declarations import Entity, stored_features
 from jobs.features.definitions import TICK, VIEWS
+from jobs.features.inputs import owed, settle
 from jobs.features.online import OnlineFeatures
 from jobs.features.store import feature_store, registry_lock
 from jobs.features.tables import FEATURE_TABLES
@@ -27,15 +30,39 @@ WRITES = ("online_store",)
 SAMPLE = 200  # entities of each kind that are read back
 
 
-class Params(DayParams):
-    """The day whose features are made available online."""
+class Params(SeveralDays):
+    """The days whose features are made available online."""
 
 
 def run(params: Params, settings: Settings) -> Receipt:
-    """Materialize one day and read a sample of it back."""
+    """Materialize each day, the oldest first, and read a sample of it back."""
     watch = Stopwatch()
     lake = Lake(settings.lake)
-    day = params.day
+    found: Counter[str] = Counter()
+    for day in params.ascending():
+        notes = owed(settings, day)
+        found.update(materialize_day(day, lake, settings))
+        settle(notes)
+    return Receipt(
+        job="materialize_features",
+        table="online_store",
+        partition=str(params.day),
+        rows=found["rows"],
+        seconds=watch.seconds,
+        facts={
+            "days": len(params.ascending()),
+            "compared": found["compared"],
+            "newer_online": found["newer"],
+        },
+    )
+
+
+def materialize_day(day: date, lake: Lake, settings: Settings) -> Counter[str]:
+    """Bring one day's rows online and compare a sample: how many rows, compared, newer online.
+
+    Raises:
+        SluiceError: the day has no features, or what is read back differs.
+    """
     offline = {
         entity: lake.read(table, first=day, last=day).to_pandas() for entity, table in FEATURE_TABLES.items()
     }
@@ -52,25 +79,16 @@ def run(params: Params, settings: Settings) -> Receipt:
         # Feast's interval includes both ends: exactly the midnight that ends the day
         store.materialize(start_date=as_of - TICK, end_date=as_of, feature_views=list(VIEWS.values()))
     online = OnlineFeatures(settings)
-    read_back = {entity: compare(online, entity, rows) for entity, rows in offline.items()}
-    different = sum(found["different"] for found in read_back.values())
-    if different:
+    found = Counter(rows=sum(len(rows) for rows in offline.values()))
+    for entity, rows in offline.items():
+        found.update(compare(online, entity, rows))
+    if found["different"]:
         raise SluiceError(
-            f"online features of {day}: {different} of the entities read back differ from the tables; "
-            f"run `sluice materialize_features --day {day}` again, and if it stays so, look whether "
+            f"online features of {day}: {found['different']} of the entities read back differ from the "
+            f"tables; run `sluice materialize_features --day {day}` again, and if it stays so, look whether "
             "another job writes the online store"
         )
-    return Receipt(
-        job="materialize_features",
-        table="online_store",
-        partition=str(day),
-        rows=sum(len(rows) for rows in offline.values()),
-        seconds=watch.seconds,
-        facts={
-            "compared": sum(found["compared"] for found in read_back.values()),
-            "newer_online": sum(found["newer"] for found in read_back.values()),
-        },
-    )
+    return found
 
 
 def compare(online: OnlineFeatures, entity: Entity, rows: pd.DataFrame) -> dict[str, int]:

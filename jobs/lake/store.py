@@ -102,14 +102,16 @@ class Lake:
             )
             return int(DeltaTable(path).version())
 
-    def append(self, table: Table, rows: pa.Table) -> int:
-        """Append rows in one commit: for logs, which have no re-run."""
+    def append(self, table: Table, rows: pa.Table) -> None:
+        """Append rows in one commit: for logs, which have no re-run.
+
+        Nothing is read after the commit: an error there would make the caller write the rows again.
+        """
         path = str(self.path(table))
         with self.writing(table):
             if not self.exists(table):
                 DeltaTable.create(path, schema=table.schema, partition_by=[table.partition])
             write_deltalake(path, conform(table, rows), mode="append")
-            return int(DeltaTable(path).version())
 
     @contextmanager
     def writing(self, table: Table) -> Iterator[None]:

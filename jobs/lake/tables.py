@@ -54,16 +54,25 @@ QUARANTINE = Table(
 # a table of its own, because each feed replaces its whole day
 QUARANTINED_LABELS = Table(
     "quarantined_labels",
-    "chargebacks that broke a row-level rule or name no published transaction",
+    "chargebacks that broke a row-level rule; one that names no published transaction is kept in labels",
     QUARANTINE.schema,
     key=("feed", "day", "row_number"),
 )
 
 LABELS = Table(
     "labels",
-    "chargebacks by the day on which they became known (the partition); never a row for a good transaction",
+    "chargebacks by the day on which they became known (the partition); is_fraud 0 corrects an earlier 1, "
+    "a transaction that nobody disputed has no row",
     _schema(day=pa.date32(), transaction_id=pa.int64(), available_at=TIMESTAMP, is_fraud=pa.int8()),
     key=("transaction_id",),
+)  # fmt: skip
+
+# a day without chargebacks has no row in labels: this one tells it from a day that is missing
+MERGED_LABELS = Table(
+    "merged_labels",
+    "which landed chargeback file each day of labels was made from, also where it named no transaction",
+    _schema(day=pa.date32(), digest=pa.string(), rows=pa.int64()),
+    key=("day",),
 )  # fmt: skip
 
 PREDICTIONS = Table(

@@ -6,7 +6,7 @@ Holm-adjusted Kolmogorov-Smirnov p; for the scores PSI and chi-square p) and the
 reports/drift/<day>.html.
 A feature is judged against reference rows of the same kind of day (working day or weekend) whose windows
 were full, and above `investigate` only where it differs more than the reference's own days do among
-themselves and the Kolmogorov-Smirnov test agrees. See docs/decisions/drift-guards.md.
+themselves and the Kolmogorov-Smirnov test agrees. See docs/decisions/0008-drift-and-canary-guards.md.
 Errors: none for missing or too few rows: they are `unknown`, which alerts and never passes.
 """
 

@@ -5,7 +5,8 @@ the end of the day, reference rows of the champion. Out: the part "<day>.perform
 and recall at the policy's FPR with the interval of their difference, alerts a day, share of the fraud
 amount that was stopped, and PR-AUC per slice of the contract.
 Days differ more than rows do (a compromised terminal is a run of frauds), so the bootstrap draws days, and
-rows within them. Fewer days or frauds than needed are `unknown`.
+rows within them. Fewer days or frauds than needed are `unknown`, and so is a window of which a day's
+chargebacks are not merged: a silent feed must not look like a collapse.
 Errors: none for missing data; SluiceError where MLflow does not answer.
 """
 
@@ -23,6 +24,7 @@ from jobs.conf.contract import contract_of
 from jobs.conf.policy import Policy, policy_of
 from jobs.conf.settings import Settings
 from jobs.core import DayParams, Receipt, Stopwatch, midnight
+from jobs.evaluation.labels import latest_labels, matured_days, missing_label_days, named_days
 from jobs.evaluation.metrics import Ranking, recall_at_fpr
 from jobs.evaluation.slices import SLICES
 from jobs.features.declarations import MODEL_FEATURES
@@ -59,17 +61,9 @@ class Params(DayParams):
     pass
 
 
-def matured_days(day: date, maturity_days: int, window_days: int) -> tuple[date, date]:
-    """First and last day whose labels are settled at the end of `day`."""
-    last = day - timedelta(days=maturity_days)
-    return last - timedelta(days=window_days - 1), last
-
-
 def labelled(predictions: pd.DataFrame, labels: pd.DataFrame, end: pd.Timestamp) -> pd.DataFrame:
     """Predictions with their label as it was known before `end`: the latest word, else no fraud."""
-    known = labels[pd.to_datetime(labels["available_at"], utc=True) < end]
-    latest = known.sort_values("available_at").drop_duplicates("transaction_id", keep="last")
-    truth = latest.set_index("transaction_id")["is_fraud"]
+    truth = latest_labels(labels, end).set_index("transaction_id")["is_fraud"]
     found = predictions["transaction_id"].map(truth).fillna(0).astype(float)
     return predictions.assign(is_fraud=found)
 
@@ -254,7 +248,13 @@ def run(params: Params, settings: Settings) -> Receipt:
         labels = lake.read(LABELS, first=first, last=params.day).to_pandas()
         end = pd.Timestamp(midnight(params.day + timedelta(days=1)))
         live = labelled(rows, labels, end)
-        figures = measure_window(live, reference, contract.slices, policy)
+        begin = min(rows["day"], default=last)
+        missing = missing_label_days(lake, begin, params.day, contract.labels)
+        if missing:
+            detail = f"the chargebacks of {named_days(missing)} are not merged; run fraud_labels for them"
+            figures = [Figure(metric="pr_auc", subject="all", status=UNKNOWN, detail=detail)]
+        else:
+            figures = measure_window(live, reference, contract.slices, policy)
     version = write_figures(lake, params.day, PERFORMANCE, figures)
     alerts = raise_alerts(settings, alerts_of(settings, params.day, figures))
     values = {f"{each.metric} {each.subject}": each.value for each in figures[:4]}

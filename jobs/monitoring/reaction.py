@@ -14,6 +14,7 @@ from datetime import date, timedelta
 from typing import Any
 
 import pyarrow as pa
+from pydantic import Field
 
 from jobs.alerts import raise_alerts
 from jobs.conf.contract import contract_of
@@ -40,10 +41,17 @@ READS: tuple[str, ...] = ("monitoring", "transactions", "registry")
 WRITES: tuple[str, ...] = ("reactions",)
 
 NOTHING = "nothing"
+REASON_LENGTH = 450  # the register refuses more than 500 characters
 
 
 class Params(DayParams):
-    pass
+    """Which day, and in which run."""
+
+    run: str = Field(
+        "",
+        pattern=r"^[A-Za-z0-9_.:+-]{0,120}$",
+        description="name of the run: one that was killed after it decided asks for its retraining again",
+    )
 
 
 class Decision(StrictModel):
@@ -99,11 +107,12 @@ def _what_forbids(hours: float | None, new_rows: int, policy: Retrain) -> str:
 
 
 def last_training(settings: Settings) -> date | None:
-    """The latest day that a registered version was trained for, whatever became of it."""
+    """The latest day that a registered version was trained for, whatever became of it; no fire drills."""
     client = registry.registry_client(settings)
     with registry.registry_errors():
         versions = client.search_model_versions(f"name='{settings.model_name}'")
-    days = [str(each.tags.get(registry.TAG_DAY, "")) for each in versions]
+    honest = [each.tags for each in versions if each.tags.get(registry.TAG_DRILL, "") in ("", "none")]
+    days = [str(tags.get(registry.TAG_DAY, "")) for tags in honest]
     return max((date.fromisoformat(day) for day in days if day), default=None)
 
 
@@ -128,7 +137,9 @@ def run(params: Params, settings: Settings) -> Receipt:
     decided_before = lake.read(REACTIONS, first=day, last=day).to_pylist()
     if decided_before and decided_before[0]["decision"] == RETRAIN:
         # the training that it started is the day's last training now: deciding again would forbid it
-        return _receipt(decided_before[0], watch, repeated=True)
+        decided_by = json.loads(decided_before[0]["evidence"]).get("run", "")
+        # the same run once more: it was killed before anybody heard of its decision
+        return _receipt(decided_before[0], watch, repeated=not params.run or decided_by != params.run)
     figures = read_figures(lake, day)
     for group in (DRIFT, PERFORMANCE):
         if not read_figures(lake, day, group):
@@ -146,10 +157,10 @@ def run(params: Params, settings: Settings) -> Receipt:
     evidence = {
         "figures": [each.model_dump(exclude_none=True) for each in telling[:20]],
         "last_training": str(trained or ""), "last_retrain_decision": str(decided or ""),
-        "new_matured_rows": rows,
+        "new_matured_rows": rows, "run": params.run,
     }  # fmt: skip
     row = {
-        "day": day, "decision": decision.decision, "reason": decision.reason,
+        "day": day, "decision": decision.decision, "reason": decision.reason[:REASON_LENGTH],
         "model_version": champion.version if champion else "", "evidence": json.dumps(evidence),
     }  # fmt: skip
     version = lake.replace(REACTIONS, pa.Table.from_pylist([row], REACTIONS.schema), day)
@@ -161,7 +172,7 @@ def run(params: Params, settings: Settings) -> Receipt:
 
 
 def _receipt(row: dict[str, Any], watch: Stopwatch, *, version: int = -1, **facts: object) -> Receipt:
-    named = {"decision": row["decision"], "reason": row["reason"][:600],
+    named = {"decision": row["decision"], "reason": row["reason"],
              "model_version": row["model_version"]}  # fmt: skip
     return Receipt(
         job="decide_reaction", table="reactions", partition=str(row["day"]), version=version, rows=1,

@@ -1,8 +1,9 @@
 """Record that a person approved a version: mirrored to the version's tags in MLflow.
 
-In: the version, who, when (ISO instant). Out: tags sluice.approved_by, sluice.approved_at and
-sluice.approved_version. An approval is bound to one version, expires (policy), and opens no gate that
-found a fault.
+In: the version, who, when (ISO instant). Out: tags sluice.approved_by, sluice.approved_at,
+sluice.approved_version and sluice.approved_promotion. An approval is bound to one promotion of one version
+(given before the version is offered: to its next one), expires (policy), and opens no gate that found a
+fault.
 Errors: SluiceError where there is no such version or the instant is not usable; GateClosed where the gate
 blocked the version or its author approves it.
 """
@@ -22,13 +23,18 @@ from jobs.promotion.state import (
     GATE_PERSON,
     TAG_APPROVED_AT,
     TAG_APPROVED_BY,
+    TAG_APPROVED_PROMOTION,
     TAG_APPROVED_VERSION,
     TAG_AUTHOR,
     TAG_GATE,
     TAG_GATE_REASON,
+    TAG_PROMOTION,
+    TAG_PROMOTION_ID,
+    UNDER_WAY,
     now_text,
     read_version,
     registry_client,
+    remove_tags,
     write_tags,
 )
 
@@ -60,11 +66,15 @@ def run(params: Params, settings: Settings) -> Receipt:
         raise SluiceError(f"{where}: the approval lies in the future ({at.isoformat()})")
     if now - at > timedelta(days=policy_of(settings).approval.expires_days):
         raise closed("approval", f"an approval of {at.isoformat()} has already expired", where)
+    promotion = state.tag(TAG_PROMOTION_ID) if state.tag(TAG_PROMOTION) in UNDER_WAY else ""
     tags = {
+        **({TAG_APPROVED_PROMOTION: promotion} if promotion else {}),
         TAG_APPROVED_VERSION: params.version,
         TAG_APPROVED_AT: at.isoformat(timespec="milliseconds"),
         TAG_APPROVED_BY: params.person,  # last: without it there is no approval
     }
+    # first the name goes: half an approval must not borrow an earlier person's
+    remove_tags(client, name, state, TAG_APPROVED_BY, TAG_APPROVED_PROMOTION)
     write_tags(client, name, params.version, tags)
     facts = {"person": params.person, "at": tags[TAG_APPROVED_AT], "model_version": params.version}
     return Receipt(job="record_approval", table="registry", seconds=watch.seconds, facts=facts)

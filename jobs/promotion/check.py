@@ -4,8 +4,9 @@ In: a version that the alias `challenger` was given to. Out: the version marked 
 id, and the row `check` of the record. The bundle is fetched, loaded, and queried with the version's own
 test rows before a single request meets it.
 Errors: GateClosed where the version is refused: it does not exist, its gate is blocked or missing, it is
-champion already, its bundle does not answer, or its features are of another version than the current
-ones. A refusal takes the alias `challenger` away from it.
+champion already, the gate judged it against another champion than the present one, alias champion points
+at a version that serving does not accept, its bundle does not answer or is not the evaluated one, or its
+features are of another version than the current ones. A refusal takes the alias `challenger` away from it.
 """
 
 from __future__ import annotations
@@ -29,13 +30,16 @@ from jobs.promotion.record import (
     CHECK_ROW,
     StepRow,
     approval_problem,
+    evidence_problem,
     evidence_text,
     promotion_name,
+    unused_name,
     write_row,
 )
 from jobs.promotion.state import VersionState
 from jobs.serving.bundle import ModelBundle
 from jobs.serving.bundles import fetch_bundle
+from jobs.training.bundle_writer import bundle_digest
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -51,9 +55,10 @@ class Params(JobParams):
     promotion_id: str = Field("", description="id of the promotion, made where empty")
 
 
-def check_state(state: VersionState | None, aliases: Mapping[str, str]) -> list[Check]:
+def check_state(
+    state: VersionState | None, challenger: str | None, champion: str, champion_problem: str
+) -> list[Check]:
     """What the registry says about a version."""
-    champion, challenger = aliases.get(registry.CHAMPION), aliases.get(registry.CHALLENGER)
     if state is None:
         return [_failed("version", "there is no such version; look it up in MLflow")]
     gate, reason = state.tag(registry.TAG_GATE), state.tag(registry.TAG_GATE_REASON)
@@ -65,20 +70,28 @@ def check_state(state: VersionState | None, aliases: Mapping[str, str]) -> list[
     else:
         said = f"blocked it: {reason}" if gate == registry.GATE_BLOCKED else "left no evidence"
         checks.append(_failed("gate", f"the gate {said}"))
+    if champion_problem:
+        return [*checks, _failed("champion", champion_problem)]
     if state.version == champion:
-        checks.append(_failed("champion", "it is the champion already"))
-    else:
-        checks.append(_passed("champion", f"champion is {champion or 'not set'}"))
-    return checks
+        return [*checks, _failed("champion", "it is the champion already")]
+    checks.append(_passed("champion", f"champion is {champion or 'not set'}"))
+    problem = evidence_problem(state, champion)
+    judged = f"judged against {champion or 'the baselines, for want of a champion'}"
+    return [*checks, _failed("evidence", problem) if problem else _passed("evidence", judged)]
 
 
 def check_bundle(state: VersionState, settings: Settings) -> list[Check]:
     """What the bundle itself says: it loads, its features are the current ones, its scores are finite."""
     try:
-        bundle = ModelBundle.load(fetch_bundle(settings, state.version), policy_of(settings).decisions)
+        folder = fetch_bundle(settings, state.version)
+        bundle = ModelBundle.load(folder, policy_of(settings).decisions)
         reference = load_reference(settings, state.run_id)
     except SluiceError as error:
         return [_failed("bundle", str(error))]
+    judged, drill = state.tag(registry.TAG_BUNDLE_DIGEST), state.tag(registry.TAG_DRILL)
+    # a drill spoils the bundle behind the gate's back: that is what it tries out
+    if judged and drill in ("", "none") and bundle_digest(folder) != judged:
+        return [_failed("bundle", "it is not the bundle that the gate judged: train again")]
     found = bundle.version_info.feature_version
     if found != FEATURE_VERSION or bundle.features != MODEL_FEATURES:
         detail = f"its features are of version {found}, the current ones of {FEATURE_VERSION}: train again"
@@ -104,13 +117,14 @@ def run(params: Params, settings: Settings) -> Receipt:
     watch = Stopwatch()
     started = datetime.now(UTC)
     client, name = registry.registry_client(settings), settings.model_name
+    lake = Lake(settings.lake)
     aliases = registry.read_aliases(client, name)
+    champion, champion_problem = registry.settled_champion(client, name)
     state = registry.read_version(client, name, params.version)
     if state and _under_way(state, aliases):
-        promotion = state.tag(registry.TAG_PROMOTION_ID)
-        return _receipt(state, promotion, aliases, settings, watch, "already under way")
-    promotion = promotion_name(params.promotion_id, params.version)
-    checks = check_state(state, aliases)
+        return _receipt(state, champion, settings, watch, "already under way")
+    promotion = unused_name(lake, promotion_name(params.promotion_id, params.version))
+    checks = check_state(state, aliases.get(registry.CHALLENGER), champion, champion_problem)
     if state and Verdict.of(checks).outcome is Outcome.PASS:
         checks += check_bundle(state, settings)
     verdict = Verdict.of(checks)
@@ -124,19 +138,20 @@ def run(params: Params, settings: Settings) -> Receipt:
         decided_at=datetime.now(UTC),
         evidence=evidence_text(verdict),
     )
-    write_row(Lake(settings.lake), row)
+    write_row(lake, row)
     if state is None or verdict.outcome is not Outcome.PASS:
-        _refuse(client, name, params.version, state, aliases, promotion, verdict)
+        if state and not _trusted(state, aliases, champion_problem):
+            _mark_refused(client, name, state, promotion, verdict)
+        registry.remove_alias(client, name, registry.CHALLENGER, params.version)
         raise GateClosed(verdict, f"check_challenger version {params.version}")
     _offer(client, name, state, promotion)
-    return _receipt(state, promotion, aliases, settings, watch, verdict.reason)
+    offered = registry.read_version(client, name, params.version) or state
+    return _receipt(offered, champion, settings, watch, verdict.reason)
 
 
 def _under_way(state: VersionState, aliases: dict[str, str]) -> bool:
     """A restart in the middle goes on with the promotion that is running."""
-    running = state.tag(registry.TAG_PROMOTION) in (
-        registry.OFFERED, registry.IN_SHADOW, registry.IN_CANARY,
-    )  # fmt: skip
+    running = state.tag(registry.TAG_PROMOTION) in registry.UNDER_WAY
     challenger = aliases.get(registry.CHALLENGER) == state.version
     return running and challenger and bool(state.tag(registry.TAG_PROMOTION_ID))
 
@@ -147,47 +162,46 @@ def _offer(client: MlflowClient, name: str, state: VersionState, promotion: str)
         registry.TAG_PROMOTION_REASON,
     )  # fmt: skip
     tags = {registry.TAG_PROMOTION_ID: promotion, registry.TAG_PROMOTION: registry.OFFERED}
-    registry.write_tags(client, name, state.version, tags)
+    registry.write_tags(client, name, state.version, _bound_approval(state, promotion) | tags)
     if registry.read_aliases(client, name).get(registry.CHALLENGER) != state.version:
         registry.move_alias(client, name, registry.CHALLENGER, state.version)
 
 
-def _refuse(
-    client: MlflowClient,
-    name: str,
-    version: str,
-    state: VersionState | None,
-    aliases: dict[str, str],
-    promotion: str,
-    verdict: Verdict,
+def _bound_approval(state: VersionState, promotion: str) -> dict[str, str]:
+    """An approval given before the offer is for this one promotion, however it ends."""
+    free = state.tag(registry.TAG_APPROVED_BY) and not state.tag(registry.TAG_APPROVED_PROMOTION)
+    return {registry.TAG_APPROVED_PROMOTION: promotion} if free else {}
+
+
+def _trusted(state: VersionState, aliases: Mapping[str, str], champion_problem: str) -> bool:
+    """Whether serving relies on the version's record, so that a refusal must leave it alone."""
+    if champion_problem and state.tag(registry.TAG_PROMOTION) == registry.COMPLETED:
+        return True  # it may be the version that the alias has to be set back to
+    return state.version in (aliases.get(registry.CHAMPION), aliases.get(registry.PREVIOUS))
+
+
+def _mark_refused(
+    client: MlflowClient, name: str, state: VersionState, promotion: str, verdict: Verdict
 ) -> None:
-    # the records of champion and rollback target are what serving trusts: a refusal leaves them alone
-    trusted = version in (aliases.get(registry.CHAMPION), aliases.get(registry.PREVIOUS))
-    if state and not trusted:
-        tags = {
-            registry.TAG_PROMOTION_REASON: verdict.reason[:1000],
-            registry.TAG_PROMOTION_ID: promotion,
-            registry.TAG_PROMOTION: registry.REFUSED,
-        }
-        registry.write_tags(client, name, version, tags)
-    registry.remove_alias(client, name, registry.CHALLENGER, version)
+    tags = {
+        **_bound_approval(state, promotion),
+        registry.TAG_PROMOTION_REASON: verdict.reason[:1000],
+        registry.TAG_PROMOTION_ID: promotion,
+        registry.TAG_PROMOTION: registry.REFUSED,
+    }
+    registry.write_tags(client, name, state.version, tags)
 
 
 def _receipt(
-    state: VersionState,
-    promotion: str,
-    aliases: dict[str, str],
-    settings: Settings,
-    watch: Stopwatch,
-    reason: str,
+    state: VersionState, champion: str, settings: Settings, watch: Stopwatch, reason: str
 ) -> Receipt:
-    has_champion = registry.CHAMPION in aliases
+    has_champion, promotion = bool(champion), state.tag(registry.TAG_PROMOTION_ID)
     problem = approval_problem(state, policy_of(settings), datetime.now(UTC), has_champion=has_champion)
     facts = {
         "outcome": Outcome.PASS.value,
         "model_version": state.version,
         "promotion_id": promotion,
-        "champion": aliases.get(registry.CHAMPION, ""),
+        "champion": champion,
         "gate": state.tag(registry.TAG_GATE),
         "needs_person": registry.needs_person(state, has_champion),
         "approved": not problem,

@@ -2,7 +2,8 @@
 
 In: the version, its step, the log since the step's start. Out: a receipt with `outcome` pass or inconclusive,
 and a row of the record once the step is decided. Inconclusive is no error: the operator that waits looks
-again after the policy's poll_seconds.
+again after the policy's poll_seconds. Where alias champion points at a version that serving does not accept,
+the step is compared with the champion of the gate's evidence, and does not pass until the alias is set back.
 Errors: GateClosed where the step fails; the challenger's traffic is taken away before it is raised, so that
 nothing depends on who handles it. SluiceError where the step does not run.
 """
@@ -15,7 +16,7 @@ from pydantic import Field
 
 from jobs.conf.policy import policy_of
 from jobs.conf.settings import Settings
-from jobs.core import GateClosed, JobParams, Outcome, Receipt, SluiceError, Stopwatch, Verdict
+from jobs.core import Check, GateClosed, JobParams, Outcome, Receipt, SluiceError, Stopwatch, Verdict
 from jobs.lake.store import Lake
 from jobs.promotion import state as registry
 from jobs.promotion.evidence import gather, utc_now
@@ -51,18 +52,19 @@ def run(params: Params, settings: Settings) -> Receipt:
     state = known_version(settings, params.version, where)
     client, lake = registry.registry_client(settings), Lake(settings.lake)
     aliases = registry.read_aliases(client, name)
-    champion_version = aliases.get(registry.CHAMPION)
+    champion_version, champion_problem = registry.settled_champion(client, name)
     passed = passed_steps(lake, state)
     if params.step in passed:
         return _receipt(params, state, passed[params.step], watch)
-    if champion_version == params.version or params.step not in required_steps(
-        policy, champion_version is not None
-    ):
+    needed = params.step in required_steps(policy, bool(champion_version))
+    if not champion_problem and (champion_version == params.version or not needed):
         facts = {"outcome": "pass", "model_version": params.version, "step": params.step,
                  "skipped": "no canary without a champion to stand beside"}  # fmt: skip
         return Receipt(job="judge_step", seconds=watch.seconds, facts=facts)
     require_offered(aliases, params.version, where)
     started = _started(state, params.step, where)
+    if champion_problem:
+        champion_version = state.tag(registry.TAG_JUDGED_AGAINST)  # serving keeps the last accepted one
     rows = read_rows(lake, state.tag(registry.TAG_PROMOTION_ID))
     champion = registry.read_version(client, name, champion_version) if champion_version else None
     now = utc_now()
@@ -76,14 +78,18 @@ def run(params: Params, settings: Settings) -> Receipt:
         now=now,
     )
     verdict = judge(evidence, policy)
+    if champion_problem:
+        held = Check(name="champion", outcome=Outcome.INCONCLUSIVE, detail=champion_problem)
+        verdict = Verdict.of([held, *verdict.checks])
     row = _row(params, state, verdict, evidence, started, now)
     if verdict.outcome is Outcome.INCONCLUSIVE:
         return _receipt(params, state, row, watch)
-    version = write_row(lake, row)
     if verdict.outcome is Outcome.FAIL:
+        # the record may wait for a lake that does not answer, customers may not
         withdraw(client, name, params.version, f"{params.step}: {verdict.reason}")
+        write_row(lake, row)
         raise GateClosed(verdict, where)
-    return _receipt(params, state, row, watch, version)
+    return _receipt(params, state, row, watch, write_row(lake, row))
 
 
 def _started(state: VersionState, step: str, where: str) -> datetime:

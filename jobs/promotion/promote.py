@@ -3,8 +3,9 @@
 In: a version. Out: its record `completed`, alias `previous` on the old champion, `champion` on the version,
 no `challenger`. The alias `champion` moves in one call, and everything before it leaves the old champion
 serving, so a failure in the middle, and a second run after it, is harmless.
-Errors: GateClosed where a step has not passed, a needed approval does not hold, or the version is no longer
-the challenger.
+Errors: GateClosed where a step has not passed, a needed approval does not hold, the version is no longer
+the challenger, the gate judged it against another champion, or alias champion points at a version that
+serving does not accept.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ from jobs.promotion.record import (
     passed_steps,
     read_rows,
     require_approval,
+    require_evidence,
     require_offered,
+    require_settled,
     required_steps,
     write_row,
 )
@@ -47,12 +50,14 @@ def run(params: Params, settings: Settings) -> Receipt:
     where = f"promote_champion version {params.version}"
     state = known_version(settings, params.version, where)
     aliases = registry.read_aliases(client, name)
-    old = aliases.get(registry.CHAMPION, "")
+    old, champion_problem = registry.settled_champion(client, name, besides=params.version)
+    require_settled(champion_problem, where)
     promotion = state.tag(registry.TAG_PROMOTION_ID)
     if old != params.version:
         policy = policy_of(settings)
         require_offered(aliases, params.version, where)
-        require_approval(state, policy, aliases, where)
+        require_evidence(state, old, where)
+        require_approval(state, policy, where, has_champion=bool(old))
         passed = passed_steps(lake, state)
         missing = [step for step in required_steps(policy, bool(old)) if step not in passed]
         if missing or not promotion:
@@ -65,16 +70,17 @@ def run(params: Params, settings: Settings) -> Receipt:
             registry.move_alias(client, name, registry.PREVIOUS, old)
         registry.move_alias(client, name, registry.CHAMPION, params.version)
     elif state.tag(registry.TAG_PROMOTION) != registry.COMPLETED:
-        reason = "champion was moved to it by hand, without a promotion record: move it back"
+        reason = "it serves as the version to go back to, without a completed promotion of its own"
         raise closed("record", reason, where)
     registry.remove_alias(client, name, registry.CHALLENGER, params.version)
     registry.remove_tags(client, name, state, registry.TAG_STEP, registry.TAG_PERCENT)
     version = -1
     rows = read_rows(lake, promotion)
+    replaced = old if old != params.version else state.tag(registry.TAG_PREVIOUS)
     if not any(row.step == PROMOTE_ROW for row in rows):
         row = StepRow(
             promotion=promotion, model_version=params.version, step=PROMOTE_ROW,
-            outcome=Outcome.PASS.value, reason=f"champion, in place of {old or 'none'}",
+            outcome=Outcome.PASS.value, reason=f"champion, in place of {replaced or 'none'}",
             champion_requests=sum(row.champion_requests for row in rows),
             challenger_requests=sum(row.challenger_requests for row in rows),
             started_at=started, decided_at=datetime.now(UTC),

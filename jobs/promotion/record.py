@@ -12,22 +12,21 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import pandas as pd
 import pyarrow as pa
 
 from jobs.conf.policy import Policy
-from jobs.conf.settings import Settings
 from jobs.core import Check, GateClosed, Outcome, SluiceError, StrictModel, Verdict
 from jobs.lake.store import Lake
 from jobs.lake.tables import PROMOTIONS
 from jobs.promotion.state import (
     CHALLENGER,
-    CHAMPION,
     SHADOW_STEP,
     TAG_APPROVED_AT,
     TAG_APPROVED_BY,
+    TAG_APPROVED_PROMOTION,
     TAG_APPROVED_VERSION,
     TAG_AUTHOR,
+    TAG_JUDGED_AGAINST,
     TAG_PROMOTION_ID,
     VersionState,
     needs_person,
@@ -56,6 +55,15 @@ def promotion_name(text: str, version: str) -> str:
     """An id that can name a partition; one is made from version and instant where none is given."""
     given = re.sub(r"[^A-Za-z0-9_.-]+", "-", text).strip("-.")
     return given or f"v{version}-{datetime.now(UTC):%Y%m%dT%H%M%S}"
+
+
+def unused_name(lake: Lake, promotion: str) -> str:
+    """The id, or the next one where it has rows: a version offered again passes its steps anew."""
+    found, number = promotion, 1
+    while read_rows(lake, found):
+        number += 1
+        found = f"{promotion}-{number}"
+    return found
 
 
 def write_row(lake: Lake, row: StepRow) -> int:
@@ -108,6 +116,29 @@ def require_offered(aliases: Mapping[str, str], version: str, where: str) -> Non
         raise closed("challenger", f"alias challenger {now}, so version {version} goes no further", where)
 
 
+def evidence_problem(state: VersionState, champion: str) -> str:
+    """Why the gate's evidence says nothing about a change from this champion; empty where it does."""
+    against = state.tag(TAG_JUDGED_AGAINST)
+    if against == champion:
+        return ""
+    judged = f"against version {against}" if against else "without a champion"
+    now = f"version {champion}" if champion else "none"
+    return f"the gate judged it {judged}, the champion now is {now}: evaluate it again by training again"
+
+
+def require_settled(champion_problem: str, where: str) -> None:
+    """Raises GateClosed where it cannot be told which version is the champion."""
+    if champion_problem:
+        raise closed("champion", champion_problem, where)
+
+
+def require_evidence(state: VersionState, champion: str, where: str) -> None:
+    """Raises GateClosed where the gate judged the version against another champion."""
+    problem = evidence_problem(state, champion)
+    if problem:
+        raise closed("evidence", problem, where)
+
+
 def approval_problem(state: VersionState, policy: Policy, now: datetime, *, has_champion: bool) -> str:
     """Why the approval that this version needs does not hold; empty where it does or none is needed."""
     if not needs_person(state, has_champion):
@@ -122,12 +153,14 @@ def approval_problem(state: VersionState, policy: Policy, now: datetime, *, has_
     age = now - instant(at)
     if age > timedelta(days=policy.approval.expires_days):
         return f"the approval by {person} of {at} has expired: approve again"
+    if state.tag(TAG_APPROVED_PROMOTION) != state.tag(TAG_PROMOTION_ID):
+        return f"the approval by {person} was given to an earlier promotion of it: approve again"
     return ""
 
 
-def require_approval(state: VersionState, policy: Policy, aliases: Mapping[str, str], where: str) -> None:
-    """Raises GateClosed where a needed approval is missing, expired, or not this version's."""
-    problem = approval_problem(state, policy, datetime.now(UTC), has_champion=CHAMPION in aliases)
+def require_approval(state: VersionState, policy: Policy, where: str, *, has_champion: bool) -> None:
+    """Raises GateClosed where a needed approval is missing, expired, or not this promotion's."""
+    problem = approval_problem(state, policy, datetime.now(UTC), has_champion=has_champion)
     if problem:
         raise closed("approval", problem, where)
 
@@ -139,9 +172,3 @@ def instant(text: str) -> datetime:
     except ValueError:
         raise SluiceError(f"{text!r} is no ISO instant, such as 2026-03-01T12:00:00+00:00") from None
     return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
-
-
-def requests_seen(settings: Settings, *, promotion: str) -> pd.DataFrame:
-    """Requests per variant and step, as the record holds them: the promotion's table."""
-    rows = read_rows(Lake(settings.lake), promotion)
-    return pd.DataFrame([row.model_dump(exclude={"evidence"}) for row in rows])

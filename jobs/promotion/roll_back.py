@@ -3,7 +3,10 @@
 In: the version and why. Out: the alias `challenger` gone from it; where it is champion, `champion` back on
 the version of `previous`; tags rolled_back and the reason; a row of the record. Doing it twice is the same
 as doing it once: the first reason stays.
-Errors: SluiceError where there is no such version, or where it is champion and nothing came before it.
+With a promotion's id it takes back that promotion only, while it is under way: it never touches a version
+that was not offered, was refused, or is champion for good.
+Errors: SluiceError where there is no such version, where it is champion and nothing came before it, or where
+alias champion was moved to it by hand, so that the version that serves is not known here.
 """
 
 from __future__ import annotations
@@ -23,6 +26,8 @@ from jobs.promotion.timeline import log_timeline
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+NO_PROMOTION = "none"  # what a caller passes whose check offered nothing
+
 READS: tuple[str, ...] = ("registry",)
 WRITES: tuple[str, ...] = ("registry", "promotion_steps")
 
@@ -30,6 +35,7 @@ WRITES: tuple[str, ...] = ("registry", "promotion_steps")
 class Params(JobParams):
     version: str = Field(pattern=r"^\d+$", description="version to take out of traffic")
     reason: str = Field(min_length=1, description="why, for the record")
+    promotion_id: str = Field("", description="only while this promotion is under way; empty: by hand")
 
 
 def withdraw(client: MlflowClient, name: str, version: str, reason: str) -> bool:
@@ -43,16 +49,15 @@ def withdraw(client: MlflowClient, name: str, version: str, reason: str) -> bool
         raise SluiceError(f"roll_back version {version}: {name} has no such version; look it up in MLflow")
     aliases = registry.read_aliases(client, name)
     changed = False
-    if aliases.get(registry.CHAMPION) == version:
-        _champion_back(client, name, state, aliases)
-        changed = True
     if aliases.get(registry.CHALLENGER) == version:
         # traffic first: without the alias no replica gives this version another request
         registry.remove_alias(client, name, registry.CHALLENGER, version)
         changed = True
-    underway = state.tag(registry.TAG_PROMOTION) in (
-        registry.OFFERED, registry.IN_SHADOW, registry.IN_CANARY,
-    )  # fmt: skip
+    # an alias moved by hand gave it no traffic, and `previous` is not what serves instead
+    if registry.read_routing(client, name).champion == version:
+        _champion_back(client, name, state, aliases)
+        changed = True
+    underway = state.tag(registry.TAG_PROMOTION) in registry.UNDER_WAY
     if changed or underway:
         tags = {
             registry.TAG_PROMOTION_REASON: reason[:1000],
@@ -76,18 +81,35 @@ def _champion_back(
         raise SluiceError(
             f"roll_back version {state.version}: previous names version {target}, which is gone"
         )
-    if before.tag(registry.TAG_PROMOTION) != registry.COMPLETED:
-        registry.write_tags(client, name, target, {registry.TAG_PROMOTION: registry.COMPLETED})
     registry.move_alias(client, name, registry.CHAMPION, target)
+    if before.tag(registry.TAG_PROMOTION) != registry.COMPLETED:
+        return  # serving accepts it only as the version of `previous`
     older = before.tag(registry.TAG_PREVIOUS)
     if older and older != target and registry.read_version(client, name, older) is not None:
         registry.move_alias(client, name, registry.PREVIOUS, older)
+
+
+def nothing_to_take_back(state: registry.VersionState | None, promotion: str) -> str:
+    """Why this promotion has nothing to take back; empty where it is under way or half taken back."""
+    if state is None:
+        return "nothing to take back: there is no such version"
+    present, record = state.tag(registry.TAG_PROMOTION_ID), state.tag(registry.TAG_PROMOTION)
+    if promotion == NO_PROMOTION or present != promotion:
+        return f"nothing to take back: its promotion is {present or 'none'}, not {promotion}"
+    if record not in (*registry.UNDER_WAY, registry.ROLLED_BACK):
+        return f"nothing to take back: promotion {promotion} is {record or 'without a record'}"
+    return ""
 
 
 def run(params: Params, settings: Settings) -> Receipt:
     watch = Stopwatch()
     started = datetime.now(UTC)
     client, name, lake = registry.registry_client(settings), settings.model_name, Lake(settings.lake)
+    if params.promotion_id:
+        before = registry.read_version(client, name, params.version)
+        nothing = nothing_to_take_back(before, params.promotion_id)
+        if nothing:
+            return _untouched(params, nothing, registry.read_aliases(client, name), watch)
     changed = withdraw(client, name, params.version, params.reason)
     state = registry.read_version(client, name, params.version)
     promotion = state.tag(registry.TAG_PROMOTION_ID) if state else ""
@@ -104,6 +126,11 @@ def run(params: Params, settings: Settings) -> Receipt:
     if state and rolled_back and version >= 0:
         log_timeline(client, state, read_rows(lake, promotion))
     aliases = registry.read_aliases(client, name)
+    if aliases.get(registry.CHAMPION) == params.version:
+        raise SluiceError(
+            f"roll_back version {params.version}: it gets no traffic, but alias champion was moved to it by "
+            "hand: set alias champion back to the version that serves"
+        )
     facts = {
         "outcome": "rolled_back" if rolled_back else "nothing to do",
         "changed": changed,
@@ -116,3 +143,15 @@ def run(params: Params, settings: Settings) -> Receipt:
         job="roll_back", table="promotion_steps" if version >= 0 else "registry",
         partition=promotion, version=version, seconds=watch.seconds, facts=facts,
     )  # fmt: skip
+
+
+def _untouched(params: Params, reason: str, aliases: dict[str, str], watch: Stopwatch) -> Receipt:
+    facts = {
+        "outcome": "nothing to do",
+        "changed": False,
+        "model_version": params.version,
+        "promotion_id": params.promotion_id,
+        "reason": reason,
+        "champion": aliases.get(registry.CHAMPION, ""),
+    }
+    return Receipt(job="roll_back", table="registry", seconds=watch.seconds, facts=facts)

@@ -3,8 +3,9 @@
 In: a version that was checked, and the step's name. Out: tags sluice.step, sluice.step_started_at and
 sluice.percent, which serving follows within seconds. Starting a step that runs already, or one that is
 passed, changes nothing: a restart in the middle keeps the step and its time.
-Errors: GateClosed where the version is no longer the challenger, a needed approval does not hold, or the
-step before has not passed; SluiceError for an unknown step.
+Errors: GateClosed where the version is no longer the challenger, a needed approval does not hold, the
+step before has not passed, the gate judged it against another champion, or alias champion points at a
+version that serving does not accept; SluiceError for an unknown step.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ from jobs.promotion.record import (
     closed,
     passed_steps,
     require_approval,
+    require_evidence,
     require_offered,
+    require_settled,
     required_steps,
 )
 from jobs.promotion.state import VersionState
@@ -62,7 +65,7 @@ def run(params: Params, settings: Settings) -> Receipt:
     state = known_version(settings, params.version, where)
     client = registry.registry_client(settings)
     aliases = registry.read_aliases(client, name)
-    champion = aliases.get(registry.CHAMPION, "")
+    champion, champion_problem = registry.settled_champion(client, name)
     passed = passed_steps(Lake(settings.lake), state)
     facts = {"model_version": params.version, "step": params.step, "champion": champion}
 
@@ -74,10 +77,12 @@ def run(params: Params, settings: Settings) -> Receipt:
 
     if params.step in passed or champion == params.version:
         return receipt("pass", already_passed=True)
+    require_settled(champion_problem, where)
     if params.step not in required_steps(policy, bool(champion)):
         return receipt("pass", skipped="no champion to stand beside: the first version has no canary")
     require_offered(aliases, params.version, where)
-    require_approval(state, policy, aliases, where)
+    require_evidence(state, champion, where)
+    require_approval(state, policy, where, has_champion=bool(champion))
     _require_steps_before(params.step, tuple(passed), state, policy, where)
     if state.tag(registry.TAG_STEP) == params.step and _is_running(state):
         return receipt("running", started_at=state.tag(registry.TAG_STEP_STARTED_AT), kept=True)
@@ -102,9 +107,7 @@ def _is_running(state: VersionState) -> bool:
 def _require_steps_before(
     step: str, passed: tuple[str, ...], state: VersionState, policy: Policy, where: str
 ) -> None:
-    if state.tag(registry.TAG_PROMOTION) not in (
-        registry.OFFERED, registry.IN_SHADOW, registry.IN_CANARY,
-    ):  # fmt: skip
+    if state.tag(registry.TAG_PROMOTION) not in registry.UNDER_WAY:
         record = state.tag(registry.TAG_PROMOTION) or "missing"
         raise closed("check", f"its promotion record is {record}: `sluice check_challenger` first", where)
     steps = registry.steps_of(policy)

@@ -37,9 +37,12 @@ TAG_DRILL: Final = "sluice.drill"
 TAG_METRICS: Final = "sluice.metrics"
 TAG_AUTHOR: Final = "sluice.author"
 TAG_FEATURE_VERSION: Final = "sluice.feature_version"
+TAG_JUDGED_AGAINST: Final = "sluice.judged_against"  # champion of the gate's evidence, "" for none
+TAG_BUNDLE_DIGEST: Final = "sluice.bundle_digest"  # of the bundle that was evaluated
 TAG_APPROVED_BY: Final = "sluice.approved_by"
 TAG_APPROVED_AT: Final = "sluice.approved_at"
 TAG_APPROVED_VERSION: Final = "sluice.approved_version"
+TAG_APPROVED_PROMOTION: Final = "sluice.approved_promotion"  # missing until its version is offered
 TAG_PROMOTION: Final = "sluice.promotion"
 TAG_PROMOTION_ID: Final = "sluice.promotion_id"
 TAG_PROMOTION_REASON: Final = "sluice.promotion_reason"
@@ -58,6 +61,7 @@ IN_CANARY: Final = "canary"
 COMPLETED: Final = "completed"
 ROLLED_BACK: Final = "rolled_back"
 REFUSED: Final = "refused"
+UNDER_WAY: Final = (OFFERED, IN_SHADOW, IN_CANARY)
 
 SHADOW_STEP: Final = "shadow"
 CANARY_PREFIX: Final = "canary_"
@@ -220,6 +224,33 @@ def read_routing(client: MlflowClient, model_name: str) -> Routing:
         percent=percent_of(step),
         alerts=tuple(alerts),
     )
+
+
+def settled_champion(client: MlflowClient, model_name: str, *, besides: str = "") -> tuple[str, str]:
+    """The champion that serving accepts, and what a person must put right where that cannot be told.
+
+    ("", "") only where there has never been a champion: the next version is the first. `besides` is a
+    version whose own completed record does not count: its promotion may have been cut off.
+    """
+    routing = read_routing(client, model_name)
+    if routing.champion is not None:
+        return routing.champion, ""
+    back = "set alias champion back to the version that serves, then go on"
+    if routing.alerts:
+        return "", f"{routing.alerts[0]}; {back}"
+    completed = [version for version in _completed_versions(client, model_name) if version != besides]
+    if completed:
+        known = ", ".join(completed[:5])
+        return "", f"alias champion is gone, but promotions were completed before (version {known}): {back}"
+    return "", ""
+
+
+def _completed_versions(client: MlflowClient, model_name: str) -> list[str]:
+    """Versions with a completed promotion record, the latest first."""
+    wanted = f"name = '{model_name}' and tags.`{TAG_PROMOTION}` = '{COMPLETED}'"
+    with registry_errors():
+        found = client.search_model_versions(wanted, max_results=100)
+    return sorted((str(each.version) for each in found), key=int, reverse=True)
 
 
 def _accepted_champion(

@@ -17,7 +17,6 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import date
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import great_expectations as gx
@@ -202,8 +201,3 @@ def shown(frame: pd.DataFrame, hidden: tuple[str, ...] = ("row",)) -> pd.DataFra
             plain[name] = plain[name].astype("float64")
     plain[FIELDS] = plain[FIELDS].astype("int64")
     return plain
-
-
-def data_docs_index(settings: Settings) -> Path:
-    """The site's first page."""
-    return settings.reports / "data_docs" / "index.html"

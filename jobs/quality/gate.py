@@ -62,8 +62,8 @@ def judge(
     quality: Quality,
     *,
     may_be_empty: bool = False,
-) -> tuple[Verdict, float | None, tuple[str, ...]]:
-    """The verdict, the quality score and the alerts."""
+) -> tuple[Verdict, float | None, dict[str, str]]:
+    """The verdict, the quality score and the alerts: rule -> sentence."""
     checks = [_evidence(run, rules)]
     if not may_be_empty:
         outcome = Outcome.PASS if rows else Outcome.FAIL
@@ -72,7 +72,7 @@ def judge(
                   detail="" if rows else "the file has no rows")
         )  # fmt: skip
     found = {finding.rule: finding for finding in run.findings}
-    alerts = []
+    alerts: dict[str, str] = {}
     for rule in rules:
         finding = found.get(rule.name)
         if finding is None:
@@ -88,13 +88,13 @@ def judge(
             )  # fmt: skip
         elif not finding.passed:
             counted = finding.observed is not None
-            alerts.append(f"{rule.name}: {finding.observed:g} rows" if counted else sentence)
+            alerts[rule.name] = f"{rule.name}: {finding.observed:g} rows" if counted else sentence
         if rule.name == DUPLICATE and quality.duplicate_share_warn < share:
-            alerts.append(f"{DUPLICATE}: {share:.2%} of the rows")
+            alerts[DUPLICATE] = f"{DUPLICATE}: {share:.2%} of the rows"
     score = _score(run, rules, rows)
     if score is not None:
         checks.append(_score_check(score, quality.passing_rows_min))
-    return Verdict.of(checks), score, tuple(alerts)
+    return Verdict.of(checks), score, alerts
 
 
 def _evidence(run: SuiteRun, rules: tuple[Rule, ...]) -> Check:

@@ -1,6 +1,6 @@
 """Validating one landed file of either feed: what both validation jobs share.
 
-In: a landed raw object. Out: `Validation` and the parsed rows in `work/`, a Data Docs page.
+In: a landed raw object. Out: `Validation` and the parsed rows in `work/`, a Data Docs page, alerts.
 Parsed rows: row_number, the feed's columns typed (int64, int64 minor units, UTC microseconds; null where
 unreadable), `rule` ("" for a good row, else all rules it broke) and `row` (a broken row as it came, JSON).
 """
@@ -15,6 +15,8 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from jobs.alerts import Alert, raise_alerts
+from jobs.conf.contract import contract_of
 from jobs.conf.policy import Quality
 from jobs.conf.settings import Settings
 from jobs.core import GateClosed, Outcome, Receipt, Stopwatch
@@ -70,15 +72,30 @@ def validate_landed(
             broken_by_rule=_counts(broken),
             quality_score=score,
             verdict=verdict,
-            alerts=alerts,
+            alerts=tuple(alerts.values()),
             page=run.page,
             parsed_digest="",
         ),
         parsed_table(frame, feed, broken),
     )
+    raise_alerts(settings, quality_alerts(settings, validation, alerts))
     if verdict.outcome is not Outcome.PASS:
         raise GateClosed(verdict, f"{where}; evidence: {settings.reports / run.page}")
     return _receipt(validation, landed, watch)
+
+
+def quality_alerts(settings: Settings, validation: Validation, found: dict[str, str]) -> list[Alert]:
+    """The alerts of a day's feed; `found` is rule -> sentence."""
+    return [
+        Alert(
+            key=f"{validation.day}/{validation.feed}/{rule}",
+            cause=f"{validation.feed} of {validation.day}: {sentence}",
+            owner=contract_of(settings).owner,
+            action="ask the sender whether the file is whole; land and validate the day again if it is not",
+            facts={"rows": validation.rows, "good_rows": validation.good_rows, "report": validation.page},
+        )
+        for rule, sentence in found.items()
+    ]
 
 
 def checked_frame(frame: pd.DataFrame, feed: Feed) -> pd.DataFrame:

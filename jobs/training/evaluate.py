@@ -28,7 +28,7 @@ from jobs.conf.settings import Settings
 from jobs.core import Receipt, SluiceError, Stopwatch
 from jobs.evaluation import metrics
 from jobs.evaluation.slices import SLICES
-from jobs.promotion.state import CHAMPION, read_aliases, registry_client
+from jobs.promotion.state import registry_client, settled_champion
 from jobs.serving.bundle import ModelBundle
 from jobs.serving.bundles import fetch_bundle
 from jobs.serving.rules import RulesLayer
@@ -75,8 +75,14 @@ class Champion:
 
 
 def rescore_champion(settings: Settings, rows: pd.DataFrame) -> Champion:
-    """The champion of the registry on these rows; an empty version where there is none."""
-    version = read_aliases(registry_client(settings), settings.model_name).get(CHAMPION, "")
+    """The champion that serving accepts on these rows; an empty version where there has never been one.
+
+    Raises:
+        SluiceError: it cannot be told, because somebody moved the alias by hand.
+    """
+    version, unclear = settled_champion(registry_client(settings), settings.model_name)
+    if unclear:
+        raise SluiceError(f"evaluate_model: {unclear}")
     if not version:
         return Champion()
     try:

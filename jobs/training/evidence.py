@@ -45,16 +45,6 @@ class SliceFigures(StrictModel):
     difference: Difference = Difference()
 
 
-class GroupGaps(StrictModel):
-    """Largest differences between the groups that the contract names."""
-
-    name: str
-    tpr_gap: float | None = None
-    fpr_gap: float | None = None
-    champion_tpr_gap: float | None = None
-    champion_fpr_gap: float | None = None
-
-
 class Evidence(StrictModel):
     """Everything that the gate may look at."""
 
@@ -74,7 +64,6 @@ class Evidence(StrictModel):
     baselines: tuple[Figures, ...] = ()
     slices_named: tuple[str, ...] = Field((), description="slices of the contract")
     slices: tuple[SliceFigures, ...] = ()
-    groups: tuple[GroupGaps, ...] = ()
     latency_p50_ms: float | None = None
     latency_p99_ms: float | None = None
     operating_point: dict[str, float] = Field(default_factory=dict)

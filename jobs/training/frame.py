@@ -6,7 +6,9 @@ Out: frame.parquet: transaction_id, event_time, customer_id, terminal_id, amount
     model's features as float32; frame.json with the split, counts, table versions and the leak check.
 Split by time, last matured day M: test = the last test_days; then an embargo of the label's maturity; then
     the fit rows, of which the last validation_days validate and, an embargo earlier, the rest tunes.
-Errors: SluiceError where a part of the split has no fraud or no row; GateClosed where one feature alone
+Window: policy.training.window_days counts the days of the fit rows; embargo and test come on top.
+Errors: SluiceError where there are too few days, a part of the split has no fraud or no row, or where one
+    transaction id is published on two days; GateClosed where one feature alone
     tells the label (a leak until proved otherwise), or where the join lost or doubled a row.
 """
 
@@ -85,13 +87,55 @@ def split_days(last: date, training: Training, embargo_days: int) -> Split:
     fit_last = test_first - timedelta(days=embargo_days + 1)
     validation_first = fit_last - timedelta(days=training.validation_days - 1)
     return Split(
-        fit_first=last - timedelta(days=training.window_days - 1),
+        fit_first=fit_last - timedelta(days=training.window_days - 1),
         tuning_last=validation_first - timedelta(days=embargo_days + 1),
         validation_first=validation_first,
         fit_last=fit_last,
         test_first=test_first,
         test_last=last,
     )
+
+
+def days_needed(training: Training, embargo_days: int) -> int:
+    """Fewest days of transactions for a split, the days that have not matured included."""
+    return 1 + embargo_days + training.validation_days + embargo_days + training.test_days + embargo_days
+
+
+def check_days(first: date, split: Split, training: Training, embargo_days: int) -> None:
+    """There must be a day to tune on.
+
+    Raises:
+        SluiceError: the window of the policy, or the data, are too short for the contract's maturity.
+    """
+    if split.tuning_last < split.fit_first:
+        raise SluiceError(
+            f"training frame: training.window_days is {training.window_days} and must be at least "
+            f"{training.validation_days + embargo_days + 1} for labels that mature in {embargo_days} days"
+        )
+    if split.tuning_last < first:
+        there = (split.test_last - first).days + 1 + embargo_days
+        raise SluiceError(
+            f"training frame: {days_needed(training, embargo_days)} days of transactions are needed for a "
+            f"training (labels mature in {embargo_days} days), there are {there}; ingest earlier days or "
+            "train later"
+        )
+
+
+def check_ids(events: pd.DataFrame) -> None:
+    """Each transaction is published once.
+
+    Raises:
+        SluiceError: an id is there twice.
+    """
+    twice = events[events["transaction_id"].duplicated(keep=False)]
+    if not twice.empty:
+        number = twice["transaction_id"].iloc[0]
+        days = sorted({str(day) for day in twice.loc[twice["transaction_id"] == number, "day"]})
+        raise SluiceError(
+            f"training frame: {twice['transaction_id'].nunique()} transaction ids are published more than "
+            f"once, e.g. {number} on {' and '.join(days)}; run fraud_ingest for {days[-1]} again: it "
+            "quarantines what is published elsewhere"
+        )
 
 
 def with_training_labels(frame: pd.DataFrame, drill: str, seed: int) -> pd.DataFrame:
@@ -180,12 +224,12 @@ def run(params: Params, settings: Settings) -> Receipt:
     folder = RunFolder(settings, params.run)
     labels = folder.read_frame("labels.parquet", ["transaction_id", "is_fraud"])
     snapshot = folder.read_facts("labels.json")
-    policy = policy_of(settings)
-    split = split_days(
-        date.fromisoformat(snapshot["last"]), policy.training, contract_of(settings).labels.maturity_days
-    )
+    policy, maturity = policy_of(settings), contract_of(settings).labels.maturity_days
+    split = split_days(date.fromisoformat(snapshot["last"]), policy.training, maturity)
+    check_days(date.fromisoformat(snapshot["first"]), split, policy.training, maturity)
     lake = Lake(settings.lake)
     events = lake.read(TRANSACTIONS, first=split.fit_first, last=split.test_last).to_pandas()
+    check_ids(events)
     events = events.merge(labels, on="transaction_id", how="inner", validate="one_to_one")
     events = events.sort_values(["event_time", "transaction_id"], ignore_index=True)
     joined = historical_features(events, settings)

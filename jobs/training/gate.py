@@ -19,7 +19,7 @@ from jobs.conf.policy import Gate, Policy, policy_of
 from jobs.conf.settings import Settings
 from jobs.core import Check, Outcome, Receipt, Stopwatch, StrictModel
 from jobs.promotion.state import GATE_AUTOMATIC, GATE_BLOCKED, GATE_PERSON
-from jobs.training.evidence import Evidence, GroupGaps, SliceFigures
+from jobs.training.evidence import Evidence, SliceFigures
 from jobs.training.run_folder import RunFolder, TrainingParams
 
 READS = ("evaluation",)
@@ -49,7 +49,6 @@ def judge(evidence: Evidence, policy: Policy) -> GateResult:
         *(_against_champion(evidence, gate) if _has_champion(evidence) else _first_version(evidence)),
         *_calibration(evidence, gate),
         *_slices(evidence, gate),
-        *[_group(group, gate) for group in evidence.groups if _has_champion(evidence)],
         _limit("latency_p99_ms", evidence.latency_p99_ms, gate.latency_p99_ms, "p99 of one score, ms"),
     ]
     failed = [check.detail for check in checks if check.outcome is Outcome.FAIL]
@@ -187,19 +186,6 @@ def _slice(name: str, figures: SliceFigures | None, evidence: Evidence, gate: Ga
         threshold=-gate.slice_drop_max,
         detail=f"{positives}, the interval of the difference ends at {high:+.4f}",
     )
-
-
-def _group(group: GroupGaps, gate: Gate) -> Check:
-    """The gaps between groups may not grow by more than the policy allows."""
-    name = f"group_{group.name}"
-    pairs = ((group.tpr_gap, group.champion_tpr_gap), (group.fpr_gap, group.champion_fpr_gap))
-    growth = []
-    for gap, champion_gap in pairs:
-        now, before = _finite(gap), _finite(champion_gap)
-        if now is None or before is None:
-            return Check(name=name, outcome=Outcome.FAIL, detail=f"group {group.name}: no figure")
-        growth.append(now - before)
-    return _limit(name, max(growth), gate.group_gap_increase_max, f"group {group.name}: growth of the gap")
 
 
 def run(params: Params, settings: Settings) -> Receipt:

@@ -1,13 +1,14 @@
 """Job snapshot_labels: what was known about each matured transaction at the end of the day.
 
-In: tables transactions, labels, landed_files.
+In: tables transactions, labels, landed_files, merged_labels.
 Out: labels.parquet (transaction_id, day, is_fraud int8, known_at or null), one row per transaction whose
-    day lies in the policy's window of matured days; labels.json with counts and the snapshot's digest.
+    day lies in the policy's window: fit rows, an embargo of the maturity, test; labels.json with counts and
+    the snapshot's digest.
 Label: the latest row with available_at < as_of, else 0. as_of is the instant after the day; matured days
     end `maturity_days` before the day. Younger transactions are left out, also those already known as fraud:
     keeping only these would make young days look far worse than they are.
-Errors: SluiceError where there are no matured transactions, no fraud at all, or where the chargeback feed
-    has not come far enough for "no chargeback" to mean "no fraud".
+Errors: SluiceError where there are no matured transactions, no fraud at all, or where a day of the
+    chargeback feed is missing, so that "no chargeback" does not mean "no fraud".
 """
 
 from __future__ import annotations
@@ -19,11 +20,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from jobs.conf.contract import LabelFeed, contract_of
-from jobs.conf.policy import policy_of
+from jobs.conf.policy import Training, policy_of
 from jobs.conf.settings import Settings
 from jobs.core import Receipt, SluiceError, Stopwatch, midnight
+from jobs.evaluation.labels import latest_labels, matured_days, missing_label_days, named_days
 from jobs.lake.store import Lake, content_digest
-from jobs.lake.tables import LABELS, LANDED_FILES, TRANSACTIONS
+from jobs.lake.tables import LABELS, TRANSACTIONS
 from jobs.training.run_folder import RunFolder, TrainingParams
 
 READS = ("transactions", "labels")
@@ -34,10 +36,10 @@ class Params(TrainingParams):
     """Which run, and as of the end of which day."""
 
 
-def matured_days(day: date, maturity_days: int, window_days: int) -> tuple[date, date]:
-    """First and last matured day of the training window as of the end of `day`, both included."""
-    last = day - timedelta(days=maturity_days)
-    return last - timedelta(days=window_days - 1), last
+def training_window(day: date, feed: LabelFeed, training: Training) -> tuple[date, date]:
+    """First and last matured day of a training: the fit rows' window, the embargo and the test."""
+    days = training.window_days + feed.maturity_days + training.test_days
+    return matured_days(day, feed.maturity_days, days)
 
 
 def snapshot(transactions: pd.DataFrame, labels: pd.DataFrame, as_of: pd.Timestamp) -> pd.DataFrame:
@@ -48,42 +50,31 @@ def snapshot(transactions: pd.DataFrame, labels: pd.DataFrame, as_of: pd.Timesta
         labels: transaction_id, available_at, is_fraud; any number of rows per transaction.
         as_of: rows that became available at or after it are not known yet.
     """
-    known = labels[labels["available_at"] < as_of]
-    # two rows of one instant contradict each other: the fraud counts, a correction comes with a later time
-    latest = known.sort_values(["available_at", "is_fraud"]).drop_duplicates("transaction_id", keep="last")
-    result = transactions.merge(
-        latest.rename(columns={"available_at": "known_at"}), on="transaction_id", how="left"
-    )
+    latest = latest_labels(labels, as_of).rename(columns={"available_at": "known_at"})
+    result = transactions.merge(latest, on="transaction_id", how="left")
     result["is_fraud"] = result["is_fraud"].fillna(0).astype("int8")
     return result[["transaction_id", "day", "is_fraud", "known_at"]]
 
 
-def check_feed(newest: date | None, day: date, feed: LabelFeed) -> None:
-    """The feed must have come far enough for the last matured day.
+def check_feed(lake: Lake, first: date, day: date, feed: LabelFeed) -> None:
+    """Every chargeback file that the transactions from `first` on need must be merged.
 
     Raises:
-        SluiceError: chargebacks of matured transactions may still be on their way.
+        SluiceError: chargebacks of matured transactions are missing or may still be on their way.
     """
-    needed = day - timedelta(days=feed.maturity_days - feed.delay_days)
-    if newest is None or newest < needed:
+    missing = missing_label_days(lake, first, day, feed)
+    if missing:
         raise SluiceError(
-            f"labels as of {day}: the newest chargeback file that was landed is of {newest or 'no day'}, "
-            f"needed up to {needed}: an unknown fraud would count as good; land and merge the labels first"
+            f"labels as of {day}: the chargebacks of {named_days(missing)} are not merged, so an unknown "
+            "fraud would count as good; run land_labels, validate_labels and merge_labels for each (DAG "
+            "fraud_labels)"
         )
-
-
-def newest_label_day(landed: pa.Table) -> date | None:
-    """The newest day of the chargeback feed among the landed files."""
-    days = landed.filter(pc.equal(landed["feed"], "labels"))["day"]
-    newest: date | None = pc.max(days).as_py()
-    return newest
 
 
 def run(params: Params, settings: Settings) -> Receipt:
     watch = Stopwatch()
     feed = contract_of(settings).labels
-    window = policy_of(settings).training.window_days
-    first, last = matured_days(params.day, feed.maturity_days, window)
+    first, last = training_window(params.day, feed, policy_of(settings).training)
     lake = Lake(settings.lake)
     transactions = lake.read(TRANSACTIONS, first=first, last=last, columns=["transaction_id", "day"])
     if transactions.num_rows == 0:
@@ -91,7 +82,7 @@ def run(params: Params, settings: Settings) -> Receipt:
             f"labels as of {params.day}: no matured transactions between {first} and {last}; "
             "ingest earlier days, or train on a later day"
         )
-    check_feed(newest_label_day(lake.read(LANDED_FILES, last=params.day)), params.day, feed)
+    check_feed(lake, pc.min(transactions["day"]).as_py(), params.day, feed)
     known = lake.read(LABELS, last=params.day)
     as_of = pd.Timestamp(midnight(params.day + timedelta(days=1)))
     labels = snapshot(transactions.to_pandas(), known.drop_columns(["day"]).to_pandas(), as_of).sort_values(

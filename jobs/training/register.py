@@ -153,6 +153,8 @@ def version_tags(
         registry.TAG_METRICS: _fitting({key: round(value, 6) for key, value in short.items()}),
         registry.TAG_AUTHOR: params.author,
         registry.TAG_FEATURE_VERSION: facts.feature_version,
+        registry.TAG_JUDGED_AGAINST: evidence.champion_version,
+        registry.TAG_BUNDLE_DIGEST: evidence.bundle_digest,
     }
 
 

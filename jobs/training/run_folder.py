@@ -6,7 +6,7 @@ work/training/<run>/
     study.journal, tuning.json      Optuna's journal, the winner
     xgboost/, torch/                model.onnx, validation.parquet (raw scores), facts.json
     bundle/                         the model as it is evaluated
-    evaluation.json, pictures/, reference.parquet, test_scores.parquet
+    evaluation.json, pictures/, reference.parquet
     gate.json                       the gate's verdict with its evidence
     served/bundle/                  the model as it is registered
 Errors: SluiceError where an earlier job of the run has not left its file.

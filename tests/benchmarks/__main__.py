@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import platform
 import sys
 from dataclasses import asdict, dataclass
 from importlib import import_module
@@ -12,6 +10,8 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
+
+from demo.report import machine
 
 ROOT = Path(__file__).parents[2]
 console = Console()
@@ -31,12 +31,6 @@ class Case:
     @property
     def ratio(self) -> float | None:
         return self.ours / self.peer if self.peer else None
-
-
-def machine() -> str:
-    """The machine, in words."""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    return f"{os.cpu_count()} cores, {memory:.0f} GB, {platform.system()}, Python {platform.python_version()}"
 
 
 def names() -> list[str]:

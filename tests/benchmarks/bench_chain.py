@@ -16,7 +16,7 @@ from demo.chain import Chain
 from demo.mlflow_api import Registry
 from demo.plan import Plan
 from jobs.conf.settings import Settings
-from stack.environment import AIRFLOW_USER, password_file
+from stack.environment import ADMIN, password_file
 from tests.benchmarks.__main__ import Case
 from tests.dags.test_dag_integrity import HEAVY, MEASURE, TASKS
 from tests.installation import installed
@@ -52,12 +52,14 @@ def run() -> list[Case]:
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
         with installed(home, PLAN, overlay="demo") as ours:
-            airflow = Airflow(ours.airflow_uri, AIRFLOW_USER, password_file(ours))
+            airflow = Airflow(ours.airflow_uri, ADMIN, password_file(ours, ADMIN))
             airflow.wait_for("the DAGs", lambda: len(airflow.dags()) == len(TASKS) or None, 120)
             for dag in CHAIN:
                 airflow.unpause(dag)
             registry = Registry(ours.mlflow_uri, ours.model_name)
-            wall, own = chain_seconds(Chain(PLAN, home, airflow, registry, ours.scoring_uri), airflow)
+            wall, own = chain_seconds(
+                Chain(PLAN, home, airflow, airflow, registry, ours.scoring_uri), airflow
+            )
             session, fresh = session_seconds(ours)
     cases = [
         Case(

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from jobs.conf.policy import load_policy
+from plugins.defaults import promotion_timeout
 from plugins.tags import Tag
 
 ROOT = Path(__file__).parents[2]
@@ -110,6 +112,15 @@ def test_nothing_becomes_champion_without_the_gate_the_approval_and_every_step(d
         "check_challenger", "approve_version", "run_shadow", "run_canary_5", "run_canary_25",
         "run_canary_50", "run_canary_100",
     }  # fmt: skip
+
+
+def test_a_promotion_has_time_for_its_approval_and_every_step_of_the_shipped_policy() -> None:
+    policy = load_policy()
+    needed = timedelta(
+        days=policy.approval.expires_days,
+        minutes=policy.shadow.minutes + sum(step.minutes for step in policy.canary.steps),
+    )
+    assert promotion_timeout(policy) > needed
 
 
 def test_any_failing_step_rolls_back(dag_bag: Any) -> None:

@@ -24,6 +24,7 @@ CONTEXTS: dict[str, dict[str, Any]] = {
     "by schedule": {"logical_date": TICK, "partition_key": "2026-01-31", "events": {}},
     "by event": {"logical_date": None, "partition_key": "2026-01-31", "events": {"asset": [REQUESTED]}},
 }
+RECEIPT = {"partition": "promotion-1", "facts": {"days": ["2026-01-31"]}}
 SCHEDULED = {
     "fraud_ingest": "by schedule",
     "fraud_labels": "by schedule",
@@ -47,7 +48,9 @@ def command_lines(dag: Any) -> str:
         "logical_date": given["logical_date"],
         "triggering_asset_events": events,
         "run_id": "run-1",
+        "dag_run": SimpleNamespace(triggering_user_name=None),
         "macros": SimpleNamespace(timedelta=timedelta),
+        "ti": SimpleNamespace(xcom_pull=lambda task_ids: RECEIPT),
     }
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=False)  # noqa: S701
     environment.filters["ds"] = lambda moment: moment.strftime("%Y-%m-%d")

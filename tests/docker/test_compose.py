@@ -199,13 +199,20 @@ def test_every_setting_is_one_that_the_settings_know(compose: dict[str, Any]) ->
     for name, service in ours(compose).items():
         given = {key for key in service["environment"] if key.startswith("SLUICE_")}
         fields = {f"SLUICE_{field.upper()}" for field in Settings.model_fields}
-        assert given - fields == ({"SLUICE_TOKEN"} if name == "scoring" else set()), name
+        asks = name in ("scoring", "init") or name.startswith("airflow")
+        assert given - fields == ({"SLUICE_TOKEN"} if asks else set()), name
 
 
 def test_scoring_asks_for_a_token_because_it_listens_beyond_loopback(compose: dict[str, Any]) -> None:
     environment = compose["services"]["scoring"]["environment"]
     assert environment["SLUICE_SCORING_URI"] == "http://0.0.0.0:8000"
     assert REQUIRED_VARIABLE.fullmatch(environment["SLUICE_TOKEN"])
+
+
+def test_promotions_reach_the_scoring_service_with_its_token(compose: dict[str, Any]) -> None:
+    scheduler = compose["services"]["airflow-scheduler"]["environment"]
+    assert scheduler["SLUICE_SCORING_URI"] == "http://scoring:8000"
+    assert scheduler["SLUICE_TOKEN"] == compose["services"]["scoring"]["environment"]["SLUICE_TOKEN"]
 
 
 def test_every_named_volume_and_config_is_declared_and_used(compose: dict[str, Any]) -> None:
@@ -261,12 +268,13 @@ def test_preparing_writes_a_private_password_file_and_the_pools(
     passwords = tmp_path / "airflow" / "passwords.json"
     monkeypatch.setenv("AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE", str(passwords))
     monkeypatch.setenv("AIRFLOW_ADMIN_PASSWORD", "test-only")
+    monkeypatch.setenv("AIRFLOW_APPROVER_PASSWORD", "test-too")
     monkeypatch.syspath_prepend(str(DOCKER))
     import prepare
 
     assert prepare.main() == 0
     pools = tmp_path / "airflow" / "pools.json"
     assert calls.read_text() == f"db migrate\npools import {pools}\n"
-    assert yaml.safe_load(passwords.read_text()) == {"admin": "test-only"}
+    assert yaml.safe_load(passwords.read_text()) == {"admin": "test-only", "approver": "test-too"}
     assert passwords.stat().st_mode & 0o777 == 0o600
     assert yaml.safe_load(pools.read_text()) == POOLS

@@ -24,7 +24,7 @@ from demo.plan import Plan
 from jobs.conf.settings import Settings
 from jobs.lake.store import Lake, content_digest
 from jobs.lake.tables import LABELS, LANDED_FILES, MONITORING, PREDICTIONS, QUARANTINE, SCORES, TRANSACTIONS
-from stack.environment import AIRFLOW_USER, password_file
+from stack.environment import ADMIN, APPROVER, password_file
 from stack.processes import ProcessFolder, resident_bytes, running_pid
 from stack.services import services
 from tests.installation import installed
@@ -61,13 +61,16 @@ def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]
 @pytest.fixture(scope="module")
 def story(installation: Settings) -> Story:
     """The chain from the first file to a champion that answers, told once."""
-    airflow = Airflow(installation.airflow_uri, AIRFLOW_USER, password_file(installation))
+    airflow, approver = (
+        Airflow(installation.airflow_uri, user, password_file(installation, user))
+        for user in (ADMIN, APPROVER)
+    )
     registry = Registry(installation.mlflow_uri, installation.model_name)
     told = Story(installation, airflow, registry)
     airflow.wait_for("the DAGs", lambda: len(airflow.dags()) == 7 or None, 120)
     for dag in airflow.dags():
         airflow.unpause(dag["dag_id"])
-    chain = Chain(PLAN, installation.home, airflow, registry, installation.scoring_uri)
+    chain = Chain(PLAN, installation.home, airflow, approver, registry, installation.scoring_uri)
     chain.backfill()
     told.seen["states before repair"] = newest_states(airflow, "fraud_ingest")
     chain.repair_feed()
@@ -167,7 +170,8 @@ def test_a_moved_alias_starts_the_promotion_within_ten_seconds(story: Story) -> 
 def test_the_first_version_was_approved_by_a_person_and_serves(story: Story) -> None:
     assert story.seen["promotion"]["state"] == "success"
     assert story.registry.aliases() == {"champion": story.seen["version"]}
-    assert story.registry.tags(story.seen["version"])["sluice.approved_by"] == AIRFLOW_USER
+    assert story.registry.tags(story.seen["version"])["sluice.approved_by"] == APPROVER
+    assert story.registry.tags(story.seen["version"])["sluice.author"] == ADMIN
     assert story.seen["state of serving"]["champion"] == story.seen["version"]
 
 

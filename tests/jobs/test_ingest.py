@@ -11,12 +11,13 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from deltalake import DeltaTable
 
 from jobs.conf.settings import Settings, load_settings
 from jobs.core import GateClosed, SluiceError
 from jobs.ingest.landing import newest
 from jobs.lake.store import Lake, content_digest
-from jobs.lake.tables import LABELS, LANDED_FILES, QUARANTINE, QUARANTINED_LABELS, TRANSACTIONS
+from jobs.lake.tables import LABELS, LANDED_FILES, MERGED_LABELS, QUARANTINE, QUARANTINED_LABELS, TRANSACTIONS
 from tests.data_support import (
     DAY,
     good_row,
@@ -181,12 +182,39 @@ def test_chargebacks_become_labels_of_the_day_on_which_they_are_reported(home: S
     ]  # fmt: skip
 
 
+def test_a_day_without_chargebacks_is_noted_as_merged_and_a_new_file_only_once_it_is(home: Settings) -> None:
+    put_transactions(home, good_rows(10))
+    ingest_day(home)
+    put_labels(home, [], NEXT)
+    label_day(home, NEXT)
+    lake = Lake(home.lake)
+    merged = lake.read(MERGED_LABELS).to_pylist()
+    assert merged == [{"day": NEXT, "digest": newest(home, "labels", NEXT).digest, "rows": 0}]
+    put_labels(home, ["3,2026-01-06T09:30:00Z,1"], NEXT)
+    run_named("land_labels", home, NEXT)
+    assert lake.read(MERGED_LABELS).to_pylist() == merged
+    label_day(home, NEXT)
+    assert lake.read(MERGED_LABELS)["digest"].to_pylist() == [newest(home, "labels", NEXT).digest]
+
+
+def test_an_append_that_was_committed_is_never_an_error(
+    home: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = {"day": NEXT, "digest": "a", "rows": 0}
+    rows, lake = pa.Table.from_pylist([row], MERGED_LABELS.schema), Lake(home.lake)
+    monkeypatch.setattr(DeltaTable, "version", lambda self: 1 / 0)
+    lake.append(MERGED_LABELS, rows)
+    monkeypatch.undo()
+    assert lake.read(MERGED_LABELS).to_pylist() == [row]
+
+
 def test_quarantined_labels_and_transactions_of_one_day_do_not_replace_each_other(
     home: Settings,
 ) -> None:
     put_transactions(home, good_rows(30))
     ingest_day(home)
-    put_transactions(home, [*good_rows(40, NEXT), "41,soon,1,3,2.00"], NEXT)
+    others = [good_row(number, NEXT) for number in range(101, 141)]
+    put_transactions(home, [*others, "141,soon,1,3,2.00"], NEXT)
     put_labels(
         home,
         [*[f"{number},2026-01-06T09:00:00Z,1" for number in range(1, 31)], "999,2026-01-06T10:00:00Z,7"],
@@ -276,7 +304,8 @@ def _ingest(settings: Settings, day: date) -> int:
 
 def test_days_that_run_at_the_same_time_do_not_disturb_each_other(home: Settings) -> None:
     for day in DAYS_AT_ONCE:
-        put_transactions(home, good_rows(20 + day.day, day), day)
+        ids = range(100 * day.day, 100 * day.day + 20 + day.day)
+        put_transactions(home, [good_row(number, day) for number in ids], day)
     # not forked: delta-rs keeps threads that a fork of a process which has used it would lack
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
         published = list(pool.map(_ingest, [home] * len(DAYS_AT_ONCE), DAYS_AT_ONCE))

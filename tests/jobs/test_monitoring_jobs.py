@@ -15,10 +15,18 @@ from jobs.conf.policy import load_policy
 from jobs.conf.settings import Settings
 from jobs.features.declarations import MODEL_FEATURES
 from jobs.lake.store import Lake
-from jobs.lake.tables import LABELS, MONITORING, PREDICTIONS, REACTIONS, TRANSACTIONS
+from jobs.lake.tables import (
+    LABELS,
+    LANDED_FILES,
+    MERGED_LABELS,
+    MONITORING,
+    PREDICTIONS,
+    REACTIONS,
+    TRANSACTIONS,
+)
 from jobs.monitoring import drift, performance, reaction
-from jobs.monitoring.figures import Figure, read_figures
-from jobs.promotion.state import read_version
+from jobs.monitoring.figures import Figure, read_figures, write_figures
+from jobs.promotion.state import read_version, registry_client
 from tests.served_bundles import register, registry_in
 
 DEMO = load_policy("demo")
@@ -57,11 +65,11 @@ def rows_of(day: date, rows: int = ROWS, *, missed: float = 0.1) -> pd.DataFrame
     )  # fmt: skip
 
 
-def champion(settings: Settings, tmp_path: Path, days: int = 14) -> str:
+def champion(settings: Settings, tmp_path: Path, days: int = 14, **more: str) -> str:
     """A champion whose reference are the days of February that end on the 14th."""
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "note.txt").write_text("no bundle is needed here")
-    tags = {"sluice.promotion": "completed", "sluice.day": "2026-02-20"}
+    tags = {"sluice.promotion": "completed", "sluice.day": "2026-02-20", **more}
     client, version = register(settings, tmp_path / "model", tags)
     frames = [rows_of(date(2026, 2, 14) - timedelta(days=back)) for back in range(days)]
     columns = [*MODEL_FEATURES, "score", "is_fraud", "amount_minor", "event_time"]
@@ -79,7 +87,7 @@ def write(lake: Lake, table: object, frame: pd.DataFrame) -> None:
     lake.append(table, pa.Table.from_pandas(frame, preserve_index=False))  # type: ignore[arg-type]
 
 
-def serve(settings: Settings, version: str, rows: pd.DataFrame) -> None:
+def serve(settings: Settings, version: str, rows: pd.DataFrame, *, merged: bool = True) -> None:
     """Rows of the prediction log, and the chargebacks two days later."""
     lake = Lake(settings.lake)
     texts = [json.dumps(each) for each in rows[list(MODEL_FEATURES)].to_dict("records")]
@@ -93,6 +101,13 @@ def serve(settings: Settings, version: str, rows: pd.DataFrame) -> None:
     known = rows[rows["is_fraud"] == 1]
     day = rows["day"].iloc[0] + timedelta(days=2)
     at = pd.Timestamp(day, tz="UTC")
+    landed = pd.DataFrame({name: [0] for name in LANDED_FILES.schema.names}).assign(
+        day=day, feed="labels", address="", path="", digest="a"
+    )
+    write(lake, LANDED_FILES, landed)
+    if not merged:
+        return
+    write(lake, MERGED_LABELS, pd.DataFrame({"day": [day], "digest": ["a"], "rows": [len(known)]}))
     write(
         lake,
         LABELS,
@@ -104,8 +119,8 @@ def days(last: date, count: int) -> list[date]:
     return [last - timedelta(days=back) for back in range(count)]
 
 
-def react(settings: Settings, day: date = DAY) -> dict[str, object]:
-    return reaction.run(reaction.Params(day=day), settings).facts
+def react(settings: Settings, day: date = DAY, run: str = "") -> dict[str, object]:
+    return reaction.run(reaction.Params(day=day, run=run), settings).facts
 
 
 def measured(settings: Settings, day: date = DAY) -> dict[str, Figure]:
@@ -165,9 +180,46 @@ def test_a_new_pattern_that_the_model_misses_retrains_by_performance(place: Sett
         serve(place, version, rows_of(day, missed=0.6))
     figures = measured(place)
     assert figures["pr_auc all"].status == "page"
-    decided = react(place)
-    assert decided["decision"] == "retrain"
+    decided = react(place, run="scheduled__1")
+    assert (decided["decision"], decided["repeated"]) == ("retrain", False)
     assert "pr_auc" in str(decided["reason"])
+    again = react(place, run="scheduled__1")
+    assert (again["decision"], again["repeated"]) == ("retrain", False), "killed before it could ask"
+    assert react(place, run="scheduled__2")["repeated"] is True
+    assert react(place)["repeated"] is True
+
+
+def test_a_chargeback_feed_that_went_silent_is_unknown_and_not_a_collapse(
+    place: Settings, tmp_path: Path
+) -> None:
+    version = champion(place, tmp_path)
+    for day in days(DAY, 10):
+        serve(place, version, rows_of(day), merged=day <= DAY - timedelta(days=6))
+    figures = measured(place)
+    assert {key: each.status for key, each in figures.items() if each.metric == "pr_auc"} == {
+        "pr_auc all": "unknown"
+    }
+    assert "chargebacks of 2026-03-07, 2026-03-08, 2026-03-09 are not merged" in figures["pr_auc all"].detail
+    assert react(place)["decision"] == "alert"
+
+
+def test_a_fire_drill_is_no_training(place: Settings, tmp_path: Path) -> None:
+    champion(place, tmp_path, **{"sluice.drill": "none"})
+    assert reaction.last_training(place) == date(2026, 2, 20)
+    client = registry_client(place)
+    client.set_model_version_tag(place.model_name, "1", "sluice.drill", "slow")
+    assert reaction.last_training(place) is None
+
+
+def test_a_long_reason_is_cut_to_what_the_register_takes(place: Settings, tmp_path: Path) -> None:
+    champion(place, tmp_path)
+    figures = [Figure(metric="pr_auc", subject="all", status="page", detail="x" * 900)]
+    write_figures(Lake(place.lake), DAY, "performance", figures)
+    decided = react(place)
+    assert len(str(decided["reason"])) == 450
+    kept = Lake(place.lake).read(REACTIONS).to_pylist()[0]
+    assert kept["reason"] == decided["reason"]
+    assert "x" * 900 in kept["evidence"]
 
 
 def test_a_weekend_is_compared_with_weekends(place: Settings, tmp_path: Path) -> None:
@@ -225,6 +277,16 @@ def test_labels_that_are_not_known_yet_are_not_used_and_a_correction_counts() ->
     )
     found = performance.labelled(answers, labels, pd.Timestamp("2026-03-05", tz="UTC"))
     assert found["is_fraud"].tolist() == [1, 0, 0]
+
+
+def test_of_two_labels_of_one_instant_the_fraud_counts_as_in_training() -> None:
+    at = pd.to_datetime(["2026-03-01", "2026-03-01"], utc=True)
+    for truth in ([0, 1], [1, 0]):
+        labels = pd.DataFrame({"transaction_id": [1, 1], "available_at": at, "is_fraud": truth})
+        found = performance.labelled(
+            pd.DataFrame({"transaction_id": [1]}), labels, pd.Timestamp(DAY, tz="UTC")
+        )
+        assert found["is_fraud"].tolist() == [1]
 
 
 def test_a_subgroup_that_collapses_alerts_while_the_whole_holds() -> None:

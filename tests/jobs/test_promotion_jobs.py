@@ -5,28 +5,20 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
-import pyarrow as pa
 import pytest
 
-from jobs.conf.policy import policy_of
 from jobs.conf.settings import Settings
-from jobs.core import GateClosed, Receipt, SluiceError
-from jobs.features.declarations import FEATURE_VERSION, MODEL_FEATURES
+from jobs.core import GateClosed, SluiceError
 from jobs.lake.store import Lake
-from jobs.lake.tables import PREDICTIONS, PROMOTIONS
-from jobs.promotion import approve, check, judge_step, promote, roll_back, start_step
+from jobs.lake.tables import PROMOTIONS
+from jobs.promotion import approve, judge_step, promote, roll_back
 from jobs.promotion import state as registry_state
-from jobs.promotion.state import Routing, read_routing, read_version, registry_client
-from jobs.serving.bundle import ModelBundle
-from jobs.serving.routing import in_canary
-from tests.served_bundles import logistic_graph, register, registry_in, write_bundle
-
-STEPS = ("shadow", "canary_5", "canary_25", "canary_50", "canary_100")
+from jobs.promotion.state import Routing, read_version, registry_client
+from tests.promotion_support import STEPS, begin, checked, crown, look, offer, routing, tag, traffic
+from tests.served_bundles import registry_in
 
 
 @pytest.fixture(scope="module")
@@ -41,116 +33,10 @@ def place(home: Settings, registry: str, request: pytest.FixtureRequest) -> Sett
     return home.model_copy(update=changes)
 
 
-def features_of(rows: int, seed: int) -> pd.DataFrame:
-    generator = np.random.default_rng(seed)
-    columns = {name: generator.gamma(2.0, 1.0, rows) for name in MODEL_FEATURES}
-    return pd.DataFrame(columns).astype(np.float32)
-
-
-def offer(
-    settings: Settings,
-    tmp_path: Path,
-    gate: str = "automatic",
-    bias: float = -3.0,
-    feature_version: str = FEATURE_VERSION,
-    **tags: str,
-) -> str:
-    """A registered version with bundle and reference, under the alias challenger."""
-    graph = logistic_graph({0: 1.0}, bias, len(MODEL_FEATURES))
-    folder = write_bundle(
-        tmp_path / f"bundle{time.time_ns()}", MODEL_FEATURES, graph, feature_version=feature_version
-    )
-    marks = {f"sluice.{key}": value for key, value in tags.items()}
-    client, version = register(settings, folder, {"sluice.gate": gate, **marks})
-    rows = features_of(2000, 1)
-    scores = ModelBundle.load(folder).score(rows.to_numpy(dtype=np.float32))
-    reference = rows.assign(
-        score=scores, is_fraud=0, amount_minor=100, event_time=datetime(2026, 1, 1, tzinfo=UTC)
-    )
-    file = tmp_path / "reference.parquet"
-    reference.to_parquet(file)
-    state = read_version(client, settings.model_name, version)
-    assert state is not None
-    client.log_artifact(state.run_id, str(file), "reference")
-    client.set_registered_model_alias(settings.model_name, "challenger", version)
-    return version
-
-
-def crown(settings: Settings, version: str) -> None:
-    """Make a version champion as a promotion before this test would have."""
-    client = registry_client(settings)
-    client.set_model_version_tag(settings.model_name, version, "sluice.promotion", "completed")
-    client.set_registered_model_alias(settings.model_name, "champion", version)
-    client.delete_registered_model_alias(settings.model_name, "challenger")
-
-
-def traffic(
-    settings: Settings,
-    step: str,
-    champion: str,
-    challenger: str,
-    *,
-    requests: int = 1600,
-    bias: float = -3.0,
-    delay_ms: float = 0.0,
-    error: str = "",
-) -> None:
-    """Rows as the scoring service writes them: answers, shadow scores, and failures of a canary."""
-    generator = np.random.default_rng(5)
-    amounts = features_of(requests, 9)["amount"].to_numpy()
-    percent = registry_state.percent_of(step)
-    rows = []
-    start = datetime.now(UTC)
-    for number in range(requests):
-        customer = int(generator.integers(0, 600))
-        canary = in_canary(customer, percent, policy_of(settings).canary.salt)
-        variants = ["canary" if canary else "champion"] + (["shadow"] if not percent else [])
-        if canary and error:
-            variants.append("champion")
-        for variant in variants:
-            mine = variant != "champion"
-            score = 1 / (1 + np.exp(-(amounts[number] + (bias if mine else -3.0))))
-            failed = error if variant == "canary" else ""
-            rows.append({
-                "day": date(2026, 2, 1), "request_id": f"{step}-{number}",
-                "transaction_id": number, "event_time": datetime(2026, 2, 1, tzinfo=UTC),
-                "customer_id": customer, "terminal_id": 1, "amount_minor": 100,
-                "model_version": challenger if mine else champion,
-                "variant": variant if champion or mine else "rules", "step": step,
-                "score": None if failed else float(score), "decision": "approve", "rule": "",
-                "error": failed, "latency_ms": float(generator.lognormal(1, 0.4)) + delay_ms * mine,
-                "served_at": start + timedelta(milliseconds=number), "features": "{}",
-            })  # fmt: skip
-    Lake(settings.lake).append(PREDICTIONS, pa.Table.from_pylist(rows, PREDICTIONS.schema))
-
-
 @pytest.fixture
 def no_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the step's minutes have passed: the clock of the verdict is ten minutes ahead."""
     monkeypatch.setattr(judge_step, "utc_now", lambda: datetime.now(UTC) + timedelta(minutes=10))
-
-
-def begin(settings: Settings, version: str, step: str) -> Receipt:
-    return start_step.run(start_step.Params(version=version, step=step), settings)
-
-
-def look(settings: Settings, version: str, step: str) -> Receipt:
-    return judge_step.run(judge_step.Params(version=version, step=step), settings)
-
-
-def checked(settings: Settings, version: str) -> Receipt:
-    return check.run(
-        check.Params(version=version, promotion_id="manual__2026-02-01T00:00:00+00:00"), settings
-    )
-
-
-def routing(settings: Settings) -> Routing:
-    return read_routing(registry_client(settings), settings.model_name)
-
-
-def tag(settings: Settings, version: str, name: str) -> str:
-    state = read_version(registry_client(settings), settings.model_name, version)
-    return state.tag(f"sluice.{name}") if state else ""
 
 
 @pytest.mark.usefixtures("no_wait")
@@ -239,29 +125,6 @@ def test_the_first_version_needs_a_person_and_goes_live_after_its_shadow(
     assert routing(place) == Routing(champion=version)
 
 
-def test_an_approval_expires_and_belongs_to_one_version(place: Settings, tmp_path: Path) -> None:
-    version = offer(place, tmp_path, gate="person decides")
-    long_ago = (datetime.now(UTC) - timedelta(days=8)).isoformat()
-    with pytest.raises(GateClosed, match="expired"):
-        approve.run(approve.Params(version=version, person="grace", at=long_ago), place)
-    checked(place, version)
-    tags = {"sluice.approved_by": "grace", "sluice.approved_at": long_ago}
-    client = registry_client(place)
-    registry_state.write_tags(client, place.model_name, version, tags)
-    with pytest.raises(GateClosed, match="expired"):
-        begin(place, version, "shadow")
-    fresh = {"sluice.approved_at": registry_state.now_text(), "sluice.approved_version": "999"}
-    registry_state.write_tags(client, place.model_name, version, fresh)
-    with pytest.raises(GateClosed, match="given to version 999"):
-        begin(place, version, "shadow")
-
-
-def test_an_approval_opens_no_blocked_gate(place: Settings, tmp_path: Path) -> None:
-    version = offer(place, tmp_path, gate="blocked", gate_reason="worse by 3 %")
-    with pytest.raises(GateClosed, match="cannot open"):
-        approve.run(approve.Params(version=version, person="grace"), place)
-
-
 @pytest.mark.parametrize(
     ("changes", "word"),
     [
@@ -279,15 +142,6 @@ def test_a_version_that_may_not_be_offered_is_refused_and_loses_its_alias(
         checked(place, version)
     assert registry_state.read_aliases(registry_client(place), place.model_name) == {}
     assert tag(place, version, "promotion") == "refused"
-
-
-def test_the_champion_offered_again_stays_champion(place: Settings, tmp_path: Path) -> None:
-    version = offer(place, tmp_path)
-    crown(place, version)
-    registry_client(place).set_registered_model_alias(place.model_name, "challenger", version)
-    with pytest.raises(GateClosed, match="champion already"):
-        checked(place, version)
-    assert routing(place) == Routing(champion=version)
 
 
 def test_a_version_that_does_not_exist_is_refused(place: Settings, tmp_path: Path) -> None:
@@ -363,19 +217,6 @@ def test_a_failure_in_the_middle_of_a_promotion_keeps_the_old_champion(
     assert routing(place).percent == 0
     promote.run(promote.Params(version=new), place)
     assert routing(place) == Routing(champion=new)
-
-
-def test_a_champion_moved_by_hand_is_not_followed_and_is_told(place: Settings, tmp_path: Path) -> None:
-    old = offer(place, tmp_path)
-    crown(place, old)
-    new = offer(place, tmp_path)
-    client = registry_client(place)
-    client.set_registered_model_alias(place.model_name, "champion", new)
-    found = routing(place)
-    assert found.champion is None
-    assert f"version {new}" in found.alerts[0]
-    client.set_registered_model_alias(place.model_name, "previous", new)
-    assert routing(place).champion == new
 
 
 def test_an_unreachable_registry_is_told_within_seconds(home: Settings) -> None:

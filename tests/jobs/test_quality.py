@@ -14,7 +14,7 @@ from jobs.conf.settings import Settings
 from jobs.core import GateClosed, Outcome, Receipt, SluiceError
 from jobs.ingest.landing import landed_rows
 from jobs.lake.store import Lake
-from jobs.lake.tables import LABELS, QUARANTINE
+from jobs.lake.tables import LABELS, QUARANTINE, TRANSACTIONS
 from jobs.quality.checkpoint import Finding, SuiteRun
 from jobs.quality.feeds import transactions_feed
 from jobs.quality.gate import judge
@@ -205,6 +205,33 @@ def test_a_configuration_that_was_cut_off_is_made_anew(home: Settings, name: str
         assert run_named("validate_transactions", home).facts["verdict"] == "pass"
 
 
+def raised(home: Settings) -> list[dict[str, object]]:
+    return [json.loads(line) for line in (home.home / "alerts.jsonl").read_text().splitlines()]
+
+
+def test_a_file_whose_transactions_were_published_on_another_day_closes_the_gate(home: Settings) -> None:
+    put_transactions(home, good_rows(50))
+    ingest_day(home)
+    put_transactions(home, good_rows(50, NEXT), NEXT)
+    run_named("land_transactions", home, NEXT)
+    with pytest.raises(GateClosed, match=r"duplicate: 100\.00%"):
+        run_named("validate_transactions", home, NEXT)
+
+
+@pytest.mark.parametrize("days", [-35, -1, 1, 35])
+def test_a_transaction_of_another_day_is_quarantined_as_a_duplicate(home: Settings, days: int) -> None:
+    other = DAY + timedelta(days=days)
+    put_transactions(home, [good_row(7, other)], other)
+    ingest_day(home, other)
+    for _ in range(2):  # the day's own rows are no copies of themselves
+        put_transactions(home, good_rows(150))
+        receipts = ingest_day(home)
+        assert receipts["validate_transactions"].facts["broken_by_rule"] == {"duplicate": 1}
+    assert Lake(home.lake).read(TRANSACTIONS)["transaction_id"].to_pylist().count(7) == 1
+    keys = {alert["key"] for alert in raised(home)}
+    assert f"{DAY}/transactions/duplicate" in keys
+
+
 def test_a_low_volume_alerts_and_lets_the_day_pass(home: Settings) -> None:
     for weeks in (1, 2, 3, 4):
         day = DAY - timedelta(weeks=weeks)
@@ -213,7 +240,13 @@ def test_a_low_volume_alerts_and_lets_the_day_pass(home: Settings) -> None:
     assert landed_rows(home, "transactions", [DAY - timedelta(weeks=2)]) == [200]
     assert usual_rows(home, "transactions", DAY, 4, otherwise=7) == 250.0
     assert validate(home, good_rows(200)).facts["alerts"] == []
-    assert validate(home, good_rows(199)).facts["alerts"] == ["volume: 199 rows"]
+    assert not (home.home / "alerts.jsonl").exists()
+    for _ in range(2):
+        assert validate(home, good_rows(199)).facts["alerts"] == ["volume: 199 rows"]
+    alert = raised(home)[0]
+    assert len(raised(home)) == 1
+    assert (alert["key"], alert["owner"]) == (f"{DAY}/transactions/volume", "payments-data")
+    assert "volume: 199 rows" in str(alert["cause"])
 
 
 def test_before_there_is_history_the_volume_is_the_contracts(home: Settings) -> None:
@@ -282,6 +315,7 @@ def test_many_unknown_transactions_alert_but_do_not_close_the_gate(published: Se
     facts = receipts["validate_labels"].facts
     assert receipts["merge_labels"].rows == 6
     assert facts["alerts"] == ["unknown transaction: 16.67% of the rows, at most 5.00% allowed"]
+    assert f"{NEXT}/labels/unknown transaction" in {alert["key"] for alert in raised(published)}
 
 
 def test_a_label_about_a_transaction_of_long_ago_is_known(published: Settings) -> None:

@@ -14,7 +14,7 @@ from jobs.core import GateClosed, SluiceError, midnight
 from jobs.features.declarations import MODEL_FEATURES, stored_features
 from jobs.features.tables import FEATURE_TABLES
 from jobs.lake.store import Lake
-from jobs.lake.tables import LABELS, LANDED_FILES, TRANSACTIONS
+from jobs.lake.tables import LABELS, LANDED_FILES, MERGED_LABELS, TRANSACTIONS
 from jobs.training import frame, labels, score_day
 
 FIRST, DAYS, PER_DAY, PEOPLE = date(2026, 1, 1), 45, 40, 20
@@ -66,9 +66,10 @@ def filled(home: Settings) -> Settings:
             for fraud in frauds
         ]
         put(settings, LABELS, chargebacks, known)
-    empty = {"int32": 0, "int64": 0, "string": ""}
-    file: dict[str, object] = {field.name: empty.get(str(field.type)) for field in LANDED_FILES.schema}
-    put(settings, LANDED_FILES, [file | {"day": LAST, "feed": "labels"}], LAST)
+        empty = {"int32": 0, "int64": 0, "string": ""}
+        file: dict[str, object] = {field.name: empty.get(str(field.type)) for field in LANDED_FILES.schema}
+        put(settings, LANDED_FILES, [file | {"day": known, "feed": "labels", "digest": "a"}], known)
+        put(settings, MERGED_LABELS, [{"day": known, "digest": "a", "rows": len(frauds)}], known)
     return settings
 
 
@@ -120,6 +121,25 @@ def test_a_leak_in_a_feature_table_closes_the_gate_and_leaves_no_frame(filled: S
         frame.run(frame.Params(day=LAST, run="r"), filled)
     assert not (folder / "frame.parquet").exists()
     assert (folder / "frame.json").exists(), "the evidence stays"
+
+
+def test_a_transaction_on_two_days_is_an_error_that_names_it_and_the_day_to_repair(filled: Settings) -> None:
+    lake, day = Lake(filled.lake), FIRST + timedelta(days=10)
+    rows = lake.read(TRANSACTIONS, first=day, last=day).to_pandas()
+    rows.loc[0, "transaction_id"] = 7  # of the first day
+    lake.replace(TRANSACTIONS, pa.Table.from_pandas(rows, schema=TRANSACTIONS.schema), day)
+    labels.run(labels.Params(day=LAST, run="r"), filled)
+    with pytest.raises(
+        SluiceError, match=f"1 transaction ids are .* 7 on {FIRST} and {day}; run fraud_ingest"
+    ):
+        frame.run(frame.Params(day=LAST, run="r"), filled)
+
+
+def test_too_few_days_are_an_error_that_says_how_many_are_needed(filled: Settings) -> None:
+    shipped = filled.model_copy(update={"policy_overlay": ""})
+    labels.run(labels.Params(day=FIRST + timedelta(days=40), run="r"), shipped)
+    with pytest.raises(SluiceError, match="45 days of transactions are needed.*there are 41"):
+        frame.run(frame.Params(day=FIRST + timedelta(days=40), run="r"), shipped)
 
 
 def test_scoring_a_day_without_transactions_or_without_a_champion_says_so(

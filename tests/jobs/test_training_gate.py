@@ -7,7 +7,7 @@ from datetime import date
 import pytest
 
 from jobs.conf.policy import load_policy
-from jobs.training.evidence import Difference, Evidence, Figures, GroupGaps, SliceFigures
+from jobs.training.evidence import Difference, Evidence, Figures, SliceFigures
 from jobs.training.gate import judge
 
 POLICY = load_policy()
@@ -100,10 +100,6 @@ def drop(low: float, high: float, positives: int = 60) -> tuple[SliceFigures, ..
     return (SLICE.model_copy(update={"positives": positives, "difference": difference}),)
 
 
-def gap(tpr: float) -> tuple[GroupGaps, ...]:
-    return (GroupGaps(name="age", tpr_gap=tpr, fpr_gap=0.0, champion_tpr_gap=0.1, champion_fpr_gap=0.0),)
-
-
 # what is wrong -> the rule that closes the gate, and the change to otherwise good evidence
 BLOCKED_THOUGH_BETTER: dict[str, tuple[str, dict[str, object]]] = {
     "calibration error above the limit": ("ece", {"challenger": Figures(name="c", pr_auc=0.6, ece=0.051)}),
@@ -132,8 +128,6 @@ BLOCKED_THOUGH_BETTER: dict[str, tuple[str, dict[str, object]]] = {
         "pr_auc_gain",
         {"champion": None, "champion_problem": "no bundle"},
     ),
-    "a larger gap between groups": ("group_age", {"groups": gap(0.21)}),
-    "a group without a figure": ("group_age", {"groups": (GroupGaps(name="age"),)}),
 }
 
 
@@ -152,7 +146,6 @@ ALLOWED: dict[str, dict[str, object]] = {
     "a slice whose interval ends at the allowed drop": {"slices": drop(-0.08, -0.02)},
     "a small slice that is worse": {"slices": drop(-0.4, -0.2, positives=49)},
     "just enough frauds": {"positives": 30},
-    "a gap between groups that grew by the allowed amount": {"groups": gap(0.2)},
 }
 
 

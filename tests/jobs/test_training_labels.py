@@ -10,10 +10,12 @@ import pyarrow as pa
 import pytest
 from pydantic import ValidationError
 
+from jobs.conf.contract import LabelFeed
+from jobs.conf.policy import load_policy
 from jobs.conf.settings import Settings
 from jobs.core import SluiceError
 from jobs.lake.store import Lake
-from jobs.lake.tables import LABELS, LANDED_FILES, TRANSACTIONS
+from jobs.lake.tables import LABELS, LANDED_FILES, MERGED_LABELS, TRANSACTIONS
 from jobs.training import frame as frame_job
 from jobs.training import labels as labels_job
 from tests.training_support import DAY, SPLIT_POLICY, made_rows
@@ -62,7 +64,16 @@ def write_day(settings: Settings, day: date, ids: list[int]) -> None:
     Lake(settings.lake).replace(TRANSACTIONS, rows.cast(TRANSACTIONS.schema), day)
 
 
-def write_labels(settings: Settings, day: date, ids: list[int], *, landed: bool = True) -> None:
+def land_labels(settings: Settings, day: date, digest: str = "a") -> None:
+    empty = {"int32": 0, "int64": 0, "string": ""}
+    file = {field.name: empty.get(str(field.type)) for field in LANDED_FILES.schema}
+    file |= {"day": day, "feed": "labels", "digest": digest}
+    Lake(settings.lake).replace(LANDED_FILES, pa.Table.from_pylist([file], schema=LANDED_FILES.schema), day)
+
+
+def write_labels(
+    settings: Settings, day: date, ids: list[int], *, landed: bool = True, merged: bool = True
+) -> None:
     lake = Lake(settings.lake)
     rows = pa.table(
         {
@@ -74,45 +85,91 @@ def write_labels(settings: Settings, day: date, ids: list[int], *, landed: bool 
     )
     lake.replace(LABELS, rows.cast(LABELS.schema), day)
     if landed:
-        empty = {"int32": 0, "int64": 0, "string": ""}
-        file = {field.name: empty.get(str(field.type)) for field in LANDED_FILES.schema}
-        file |= {"day": day, "feed": "labels"}
-        table = pa.Table.from_pylist([file], schema=LANDED_FILES.schema)
-        lake.replace(LANDED_FILES, table, day)
+        land_labels(settings, day)
+    if merged:
+        row = {"day": day, "digest": "a", "rows": len(ids)}
+        lake.replace(MERGED_LABELS, pa.Table.from_pylist([row], schema=MERGED_LABELS.schema), day)
+
+
+def write_days(settings: Settings, labels: dict[int, list[int]], last: int = 7) -> None:
+    """Transactions 11, 12 of the 1st, 21, 22 of the 2nd …, and chargebacks by day of report."""
+    for number in range(1, 8):
+        write_day(settings, date(2026, 1, number), [number * 10 + 1, number * 10 + 2])
+    for number in range(3, last + 1):
+        write_labels(settings, date(2026, 1, number), labels.get(number, []))
 
 
 def test_young_transactions_are_left_out_also_those_already_known_as_fraud(home: Settings) -> None:
-    days = [date(2026, 1, number) for number in range(1, 8)]
-    for number, day in enumerate(days):
-        write_day(home, day, [number * 10 + 1, number * 10 + 2])
-    write_labels(home, days[5], [11, 41])  # 11 is of the 2nd, 41 of the 5th
-    write_labels(home, days[6], [12])
-    receipt = labels_job.run(labels_job.Params(day=days[6], run="r"), home)
+    write_days(home, {6: [21, 51], 7: [22]})
+    receipt = labels_job.run(labels_job.Params(day=date(2026, 1, 7), run="r"), home)
     found = pd.read_parquet(home.work / "training" / "r" / "labels.parquet")
     assert found["day"].max() == date(2026, 1, 4)  # three days of maturity before the 7th
-    assert found.loc[found["is_fraud"] == 1, "transaction_id"].tolist() == [11, 12]
+    assert found.loc[found["is_fraud"] == 1, "transaction_id"].tolist() == [21, 22]
     assert (receipt.rows, receipt.facts["positives"]) == (8, 2)
 
 
 def test_the_snapshot_does_not_change_when_later_labels_arrive(home: Settings) -> None:
-    for number in range(1, 8):
-        write_day(home, date(2026, 1, number), [number])
-    write_labels(home, date(2026, 1, 6), [1])
+    write_days(home, {6: [11]}, last=6)
     params = labels_job.Params(day=date(2026, 1, 6), run="r")
     before = labels_job.run(params, home).digest
-    write_labels(home, date(2026, 1, 7), [2])
+    write_labels(home, date(2026, 1, 7), [12])
     assert labels_job.run(params, home).digest == before
 
 
+def test_a_chargeback_feed_that_lags_behind_is_an_error_and_not_a_day_without_fraud(home: Settings) -> None:
+    write_days(home, {5: [11]}, last=5)
+    with pytest.raises(SluiceError, match="chargebacks of 2026-01-06 are not merged"):
+        labels_job.run(labels_job.Params(day=date(2026, 1, 7), run="r"), home)
+
+
 @pytest.mark.parametrize("landed", [True, False])
-def test_a_chargeback_feed_that_lags_behind_is_an_error_and_not_a_day_without_fraud(
+def test_a_day_that_is_missing_in_the_middle_of_the_chargebacks_is_an_error_that_names_it(
     home: Settings, landed: bool
 ) -> None:
     for number in range(1, 8):
         write_day(home, date(2026, 1, number), [number])
-    write_labels(home, date(2026, 1, 5), [1], landed=landed)
-    with pytest.raises(SluiceError, match="newest chargeback file"):
+    for number in (3, 5, 6, 7):
+        write_labels(home, date(2026, 1, number), [1])
+    write_labels(home, date(2026, 1, 4), [], landed=landed, merged=False)
+    with pytest.raises(SluiceError, match="chargebacks of 2026-01-04 are not merged.*merge_labels"):
         labels_job.run(labels_job.Params(day=date(2026, 1, 7), run="r"), home)
+
+
+def test_a_chargeback_file_that_was_landed_again_counts_once_it_is_merged(home: Settings) -> None:
+    write_days(home, {5: [11]})
+    land_labels(home, date(2026, 1, 5), digest="b")
+    with pytest.raises(SluiceError, match="chargebacks of 2026-01-05 are not merged"):
+        labels_job.run(labels_job.Params(day=date(2026, 1, 7), run="r"), home)
+
+
+def test_no_chargeback_file_at_all_is_an_error(home: Settings) -> None:
+    write_days(home, {}, last=2)
+    with pytest.raises(SluiceError, match="chargebacks of 2026-01-03, .* are not merged"):
+        labels_job.run(labels_job.Params(day=date(2026, 1, 7), run="r"), home)
+
+
+@pytest.mark.parametrize("maturity", [3, 7, 30, 60])
+def test_the_shipped_window_leaves_days_to_tune_on_whatever_the_maturity(maturity: int) -> None:
+    training = load_policy().training
+    feed = LabelFeed(origin="feed", delay_days=maturity, maturity_days=maturity)
+    first, last = labels_job.training_window(date(2026, 9, 1), feed, training)
+    split = frame_job.split_days(last, training, maturity)
+    assert split.fit_first == first
+    assert (split.fit_last - split.fit_first).days + 1 == training.window_days
+    frame_job.check_days(first, split, training, maturity)
+    few = split.tuning_last
+    frame_job.check_days(few, split, training, maturity)
+    needed = 1 + 2 * maturity + training.validation_days + training.test_days + maturity
+    with pytest.raises(
+        SluiceError, match=f"{needed} days of transactions are needed.*there are {needed - 1}"
+    ):
+        frame_job.check_days(few + timedelta(days=1), split, training, maturity)
+
+
+def test_a_window_that_no_maturity_of_this_length_fits_in_says_how_long_it_must_be() -> None:
+    split = frame_job.split_days(date(2026, 9, 1), SPLIT_POLICY, embargo_days=60)
+    with pytest.raises(SluiceError, match=r"training\.window_days is 40 and must be at least 66"):
+        frame_job.check_days(date(2025, 1, 1), split, SPLIT_POLICY, 60)
 
 
 def test_no_matured_transactions_is_an_error_with_the_days(home: Settings) -> None:
@@ -137,9 +194,9 @@ def test_the_parts_of_the_split_never_touch() -> None:
     assert (split.test_first - split.fit_last).days == 3 + 1
     assert (split.validation_first - split.tuning_last).days == 3 + 1
     assert (split.fit_last - split.validation_first).days + 1 == 5
-    assert (split.test_last - split.fit_first).days + 1 == 40
-    roles = [split.role(split.fit_first + timedelta(days=offset)) for offset in range(40)]
-    assert roles == ["tuning"] * 21 + ["gap"] * 3 + ["validation"] * 5 + ["embargo"] * 3 + ["test"] * 8
+    assert (split.fit_last - split.fit_first).days + 1 == 40
+    roles = [split.role(split.fit_first + timedelta(days=offset)) for offset in range(51)]
+    assert roles == ["tuning"] * 32 + ["gap"] * 3 + ["validation"] * 5 + ["embargo"] * 3 + ["test"] * 8
 
 
 def test_shuffled_labels_keep_the_truth_beside_them_and_spare_the_test_rows() -> None:

@@ -22,6 +22,7 @@ from jobs.promotion import state
 from jobs.serving.bundle import ModelBundle
 from jobs.serving.bundles import fetch_bundle
 from jobs.training import calibrate, evaluate, gate, register, train_torch, train_xgboost, tune
+from jobs.training.bundle_writer import bundle_digest
 from jobs.training.evidence import Evidence
 from jobs.training.run_folder import RunFolder
 from tests.training_support import DAY, made_rows, made_run, sqlite_settings
@@ -77,6 +78,8 @@ def test_a_first_version_is_registered_for_a_person_with_everything_that_made_it
     assert version.tag(state.TAG_GATE) == state.GATE_PERSON
     assert version.tag(state.TAG_REASON) == "a test"
     assert version.tag(state.TAG_DRILL) == "none"
+    assert version.tag(state.TAG_JUDGED_AGAINST) == ""
+    assert version.tag(state.TAG_BUNDLE_DIGEST) == bundle_digest(fetch_bundle(settings, "1"))
     assert json.loads(version.tag(state.TAG_METRICS))["pr_auc"] > 0.2
     checks = json.loads(version.tag(state.TAG_GATE_EVIDENCE))["checks"]
     assert "beats_logistic_regression" in {check["name"] for check in checks}
@@ -173,7 +176,9 @@ def test_a_challenger_meets_the_champion_on_the_same_rows_and_itself_is_no_news(
     # the same rows and seeds: the same model, which is no evidence of anything better
     assert evidence.champion.pr_auc == evidence.challenger.pr_auc
     assert receipt.facts["gate"] == state.GATE_BLOCKED
-    assert "same model" in tags_of(client, settings, receipt.facts["version"])[state.TAG_GATE_REASON]
+    tags = tags_of(client, settings, receipt.facts["version"])
+    assert "same model" in tags[state.TAG_GATE_REASON]
+    assert tags[state.TAG_JUDGED_AGAINST] == champion
 
 
 def test_a_live_drill_spoils_the_registered_bundle_and_not_the_evidence(

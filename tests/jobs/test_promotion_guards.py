@@ -1,0 +1,348 @@
+"""What a promotion refuses: other champions' evidence, moved aliases, old approvals, spoilt bundles."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from jobs.conf.settings import Settings
+from jobs.core import GateClosed, Receipt, SluiceError
+from jobs.promotion import approve, check, judge_step, promote, roll_back
+from jobs.promotion import state as registry_state
+from jobs.promotion.state import Routing, registry_client
+from jobs.serving.bundles import fetch_bundle
+from jobs.training.bundle_writer import bundle_digest
+from tests.promotion_support import begin, checked, crown, look, offer, routing, tag, traffic
+from tests.served_bundles import registry_in
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return registry_in(tmp_path_factory.mktemp("registry"))
+
+
+@pytest.fixture
+def place(home: Settings, registry: str, request: pytest.FixtureRequest) -> Settings:
+    """An installation in the demo policy whose model is its own within the shared registry."""
+    name = "".join(letter if letter.isalnum() else "-" for letter in request.node.name)
+    changes = {"mlflow_uri": registry, "model_name": name, "policy_overlay": "demo"}
+    return home.model_copy(update=changes)
+
+
+@pytest.fixture
+def no_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the step's minutes have passed: the clock of the verdict is ten minutes ahead."""
+    monkeypatch.setattr(judge_step, "utc_now", lambda: datetime.now(UTC) + timedelta(minutes=10))
+
+
+def take_back(settings: Settings, version: str, promotion: str = "") -> Receipt:
+    params = roll_back.Params(version=version, reason="a step failed", promotion_id=promotion)
+    return roll_back.run(params, settings)
+
+
+def point(settings: Settings, alias: str, version: str) -> None:
+    """Move an alias as a person does in MLflow."""
+    registry_client(settings).set_registered_model_alias(settings.model_name, alias, version)
+
+
+def aliases_of(settings: Settings) -> dict[str, str]:
+    return registry_state.read_aliases(registry_client(settings), settings.model_name)
+
+
+def test_an_approval_expires_and_belongs_to_one_version(place: Settings, tmp_path: Path) -> None:
+    version = offer(place, tmp_path, gate="person decides")
+    long_ago = (datetime.now(UTC) - timedelta(days=8)).isoformat()
+    with pytest.raises(GateClosed, match="expired"):
+        approve.run(approve.Params(version=version, person="grace", at=long_ago), place)
+    checked(place, version)
+    tags = {"sluice.approved_by": "grace", "sluice.approved_at": long_ago}
+    client = registry_client(place)
+    registry_state.write_tags(client, place.model_name, version, tags)
+    with pytest.raises(GateClosed, match="expired"):
+        begin(place, version, "shadow")
+    fresh = {"sluice.approved_at": registry_state.now_text(), "sluice.approved_version": "999"}
+    registry_state.write_tags(client, place.model_name, version, fresh)
+    with pytest.raises(GateClosed, match="given to version 999"):
+        begin(place, version, "shadow")
+
+
+def test_an_approval_opens_no_blocked_gate(place: Settings, tmp_path: Path) -> None:
+    version = offer(place, tmp_path, gate="blocked", gate_reason="worse by 3 %")
+    with pytest.raises(GateClosed, match="cannot open"):
+        approve.run(approve.Params(version=version, person="grace"), place)
+
+
+def test_the_champion_offered_again_stays_champion(place: Settings, tmp_path: Path) -> None:
+    version = offer(place, tmp_path)
+    crown(place, version)
+    registry_client(place).set_registered_model_alias(place.model_name, "challenger", version)
+    with pytest.raises(GateClosed, match="champion already"):
+        checked(place, version)
+    assert routing(place) == Routing(champion=version)
+
+
+def test_a_champion_moved_by_hand_is_not_followed_and_is_told(place: Settings, tmp_path: Path) -> None:
+    old = offer(place, tmp_path)
+    crown(place, old)
+    new = offer(place, tmp_path)
+    client = registry_client(place)
+    client.set_registered_model_alias(place.model_name, "champion", new)
+    found = routing(place)
+    assert found.champion is None
+    assert f"version {new}" in found.alerts[0]
+    client.set_registered_model_alias(place.model_name, "previous", new)
+    assert routing(place).champion == new
+
+
+def test_a_failed_promotion_of_the_champion_offered_again_does_not_demote_it(
+    place: Settings, tmp_path: Path
+) -> None:
+    old = offer(place, tmp_path)
+    crown(place, old)
+    new = offer(place, tmp_path)
+    crown_over(place, old, new)
+    point(place, "challenger", new)
+    with pytest.raises(GateClosed, match="champion already"):
+        checked(place, new)
+    receipt = take_back(place, new, "none")
+    assert receipt.facts["outcome"] == "nothing to do"
+    assert "nothing to take back" in receipt.facts["reason"]
+    assert routing(place) == Routing(champion=new)
+    assert aliases_of(place) == {"champion": new, "previous": old}
+    assert tag(place, new, "promotion") == "completed"
+
+
+def crown_over(settings: Settings, old: str, new: str) -> None:
+    """A completed promotion of `new` in the place of `old`."""
+    tags = {"sluice.promotion_id": "its-own", "sluice.previous": old}
+    registry_state.write_tags(registry_client(settings), settings.model_name, new, tags)
+    crown(settings, new)
+    point(settings, "previous", old)
+
+
+@pytest.mark.parametrize("promotion", ["its-own", "another", "none"])
+def test_a_completed_promotion_is_taken_back_by_hand_only(
+    place: Settings, tmp_path: Path, promotion: str
+) -> None:
+    old = offer(place, tmp_path)
+    crown(place, old)
+    new = offer(place, tmp_path)
+    crown_over(place, old, new)
+    assert take_back(place, new, promotion).facts["changed"] is False
+    assert routing(place) == Routing(champion=new)
+    assert take_back(place, new).facts["outcome"] == "rolled_back"
+    assert routing(place) == Routing(champion=old)
+
+
+def test_a_promotion_under_way_is_taken_back_by_its_own_id_only(place: Settings, tmp_path: Path) -> None:
+    old = offer(place, tmp_path)
+    crown(place, old)
+    new = offer(place, tmp_path)
+    own = checked(place, new).partition
+    begin(place, new, "shadow")
+    assert take_back(place, new, "another").facts["changed"] is False
+    assert routing(place).challenger == new
+    assert take_back(place, new, own).facts["outcome"] == "rolled_back"
+    again = take_back(place, new, own).facts
+    assert (again["outcome"], again["changed"]) == ("rolled_back", False)
+    assert aliases_of(place) == {"champion": old}
+
+
+def test_a_version_that_does_not_exist_is_nothing_to_take_back_for_a_promotion(
+    place: Settings, tmp_path: Path
+) -> None:
+    offer(place, tmp_path)
+    assert take_back(place, "77", "none").facts["changed"] is False
+    with pytest.raises(SluiceError, match="no such version"):
+        take_back(place, "77")
+
+
+@pytest.mark.parametrize("against", ["", "77"])
+def test_evidence_against_another_champion_is_refused(place: Settings, tmp_path: Path, against: str) -> None:
+    crown(place, offer(place, tmp_path))
+    new = offer(place, tmp_path, judged_against=against)
+    with pytest.raises(GateClosed, match="by training again"):
+        checked(place, new)
+    assert tag(place, new, "promotion") == "refused"
+
+
+def test_evidence_against_a_champion_is_no_evidence_for_a_first_version(
+    place: Settings, tmp_path: Path
+) -> None:
+    with pytest.raises(GateClosed, match="against version 3, the champion now is none"):
+        checked(place, offer(place, tmp_path, judged_against="3"))
+
+
+def test_a_champion_that_changes_in_the_middle_ends_the_promotion(place: Settings, tmp_path: Path) -> None:
+    first = offer(place, tmp_path)
+    crown(place, first)
+    second = offer(place, tmp_path)
+    crown_over(place, first, second)
+    new = offer(place, tmp_path)
+    checked(place, new)
+    take_back(place, second)
+    with pytest.raises(GateClosed, match=f"against version {second}, the champion now is version {first}"):
+        begin(place, new, "shadow")
+
+
+def test_a_champion_moved_by_hand_stops_check_start_and_promotion(
+    place: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = offer(place, tmp_path)
+    crown(place, old)
+    blocked = offer(place, tmp_path, gate="blocked")
+    new = offer(place, tmp_path)
+    checked(place, new)
+    point(place, "champion", blocked)
+    with pytest.raises(GateClosed, match="set alias champion back"):
+        begin(place, new, "shadow")
+    monkeypatch.setattr(promote, "required_steps", lambda *_: ())
+    with pytest.raises(GateClosed, match="set alias champion back"):
+        promote.run(promote.Params(version=new), place)
+    assert "previous" not in aliases_of(place)
+    later = offer(place, tmp_path, judged_against=old)
+    with pytest.raises(GateClosed, match="set alias champion back"):
+        checked(place, later)
+    point(place, "challenger", old)  # offering what serves still must not cost it its record
+    with pytest.raises(GateClosed, match="set alias champion back"):
+        checked(place, old)
+    point(place, "champion", old)
+    assert routing(place) == Routing(champion=old)
+
+
+@pytest.mark.usefixtures("no_wait")
+def test_a_champion_moved_by_hand_holds_a_good_step_and_lets_a_bad_one_fail(
+    place: Settings, tmp_path: Path
+) -> None:
+    old = offer(place, tmp_path)
+    crown(place, old)
+    blocked = offer(place, tmp_path, gate="blocked")
+    new = offer(place, tmp_path)
+    checked(place, new)
+    begin(place, new, "shadow")
+    traffic(place, "shadow", old, new)
+    point(place, "champion", blocked)
+    held = look(place, new, "shadow").facts
+    assert held["outcome"] == "inconclusive"
+    assert "set alias champion back" in held["reason"]
+    point(place, "champion", old)
+    assert look(place, new, "shadow").facts["outcome"] == "pass"
+    begin(place, new, "canary_5")
+    point(place, "champion", blocked)
+    traffic(place, "canary_5", old, new, requests=800, error="boom")
+    with pytest.raises(GateClosed, match="error rate"):
+        look(place, new, "canary_5")
+    assert "challenger" not in aliases_of(place)
+
+
+def test_taking_back_a_champion_moved_by_hand_asks_for_the_alias(place: Settings, tmp_path: Path) -> None:
+    old = offer(place, tmp_path)
+    crown(place, old)
+    new = offer(place, tmp_path)
+    own = checked(place, new).partition
+    begin(place, new, "shadow")
+    point(place, "champion", new)
+    with pytest.raises(SluiceError, match="set alias champion back"):
+        take_back(place, new, own)
+    assert aliases_of(place) == {"champion": new}
+    assert routing(place).champion is None
+    assert tag(place, new, "promotion") == "rolled_back"
+
+
+def test_going_back_writes_no_completed_record(place: Settings, tmp_path: Path) -> None:
+    blocked = offer(place, tmp_path, gate="blocked")
+    new = offer(place, tmp_path)
+    crown_over(place, blocked, new)
+    take_back(place, new)
+    assert tag(place, blocked, "promotion") == ""
+    assert routing(place) == Routing(champion=blocked)  # the version that a person put under previous
+
+
+def test_a_champion_alias_that_is_gone_makes_nothing_a_first_version(place: Settings, tmp_path: Path) -> None:
+    old = offer(place, tmp_path)
+    crown(place, old)
+    registry_client(place).delete_registered_model_alias(place.model_name, "champion")
+    new = offer(place, tmp_path)
+    with pytest.raises(GateClosed, match=rf"completed before \(version {old}\): set alias champion back"):
+        checked(place, new)
+    point(place, "challenger", new)
+    with pytest.raises(GateClosed, match="set alias champion back"):
+        begin(place, new, "shadow")
+    with pytest.raises(GateClosed, match="set alias champion back"):
+        promote.run(promote.Params(version=new), place)
+
+
+@pytest.mark.usefixtures("no_wait")
+def test_a_failed_step_loses_its_traffic_even_where_its_record_cannot_be_written(
+    place: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = offer(place, tmp_path)
+    crown(place, old)
+    new = offer(place, tmp_path)
+    checked(place, new)
+    begin(place, new, "shadow")
+    traffic(place, "shadow", old, new, bias=0.5)
+
+    def full(*_: object) -> int:
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr(judge_step, "write_row", full)
+    with pytest.raises(OSError, match="full"):
+        look(place, new, "shadow")
+    assert routing(place) == Routing(champion=old)
+    assert tag(place, new, "promotion") == "rolled_back"
+
+
+@pytest.mark.parametrize("early", [True, False])
+def test_an_approval_does_not_outlive_its_promotion(place: Settings, tmp_path: Path, early: bool) -> None:
+    crown(place, offer(place, tmp_path))
+    new = offer(place, tmp_path, gate="person decides")
+    approval = approve.Params(version=new, person="grace")
+    if early:
+        approve.run(approval, place)
+    first = checked(place, new)
+    if not early:
+        approve.run(approval, place)
+    begin(place, new, "shadow")
+    take_back(place, new, first.partition)
+    point(place, "challenger", new)
+    again = checked(place, new)  # asks for the same id: a promotion that ended keeps its own
+    assert again.partition != first.partition
+    assert again.facts["approved"] is False
+    with pytest.raises(GateClosed, match="earlier promotion"):
+        begin(place, new, "shadow")
+    approve.run(approval, place)
+    assert begin(place, new, "shadow").facts["outcome"] == "running"
+
+
+def test_an_approval_does_not_outlive_a_refusal(place: Settings, tmp_path: Path) -> None:
+    crown(place, offer(place, tmp_path))
+    new = offer(place, tmp_path, gate="person decides", judged_against="77")
+    approve.run(approve.Params(version=new, person="grace"), place)
+    with pytest.raises(GateClosed, match="training again"):
+        checked(place, new)
+    judged = {"sluice.judged_against": aliases_of(place)["champion"]}
+    registry_state.write_tags(registry_client(place), place.model_name, new, judged)
+    point(place, "challenger", new)
+    assert checked(place, new).facts["approved"] is False
+
+
+@pytest.mark.parametrize(("drill", "passes"), [("none", False), ("", False), ("slow", True)])
+def test_a_bundle_other_than_the_judged_one_is_refused_outside_a_drill(
+    place: Settings, tmp_path: Path, drill: str, passes: bool
+) -> None:
+    version = offer(place, tmp_path, drill=drill, bundle_digest="0" * 48)
+    if passes:
+        assert checked(place, version).facts["outcome"] == "pass"
+        return
+    with pytest.raises(GateClosed, match="not the bundle that the gate judged"):
+        checked(place, version)
+
+
+def test_the_judged_bundle_itself_passes(place: Settings, tmp_path: Path) -> None:
+    version = offer(place, tmp_path, drill="none")
+    tags = {"sluice.bundle_digest": bundle_digest(fetch_bundle(place, version))}
+    registry_state.write_tags(registry_client(place), place.model_name, version, tags)
+    assert check.run(check.Params(version=version), place).facts["outcome"] == "pass"
