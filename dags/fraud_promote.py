@@ -16,7 +16,7 @@ from jobs.conf.policy import policy_of
 from jobs.conf.settings import settings
 from jobs.promotion.state import steps_of
 from plugins.assets import CHALLENGER
-from plugins.defaults import dag_defaults, promotion_timeout
+from plugins.defaults import PROMOTION_RETRY_DELAY, dag_defaults, promotion_timeout
 from plugins.operators import JobOperator, PersonApprovalOperator, PromotionStepOperator
 from plugins.tags import Tag
 from plugins.tasks import job
@@ -44,7 +44,7 @@ The run of the version in MLflow holds the evidence and the pictures."""
     doc_md=__doc__,
     tags=[Tag.PROMOTION],
     max_active_runs=1,
-    **dag_defaults(promotion_timeout(POLICY)),
+    **dag_defaults(promotion_timeout(POLICY), PROMOTION_RETRY_DELAY),
 )
 def fraud_promote() -> None:
     checked = job("check_challenger", version=OFFERED_VERSION)

@@ -21,6 +21,7 @@ from jobs.core import SluiceError
 
 PROMOTION_PACE = 90.0  # requests a second while a promotion waits for its samples
 EVENT_SECONDS = 20.0
+READING_SECONDS = 5.0  # of the question of an approval
 console = Console()
 
 
@@ -38,7 +39,8 @@ class Chain:
         self.home = home
         self.contract = load_contract(plan.contract)
         self.source = plan.source_uri or upstream.S3_SOURCE
-        self.played = [*plan.backfilled][-1]
+        self.played = plan.backfill_last
+        self.asked_at: float | None = None
 
     # -- data -------------------------------------------------------------------------------------------
 
@@ -156,9 +158,16 @@ class Chain:
         return self.airflow.run("fraud_promote", run)["state"] in FINISHED
 
     def _approve_if_asked(self, run: str) -> None:
-        asking = self.airflow.tasks("fraud_promote", run, task_id="approve_version")
-        if any(task["task_id"] == "approve_version" and task["state"] == "awaiting_input" for task in asking):
+        """Approve as a person would: some seconds after the question has appeared."""
+        tasks = self.airflow.tasks("fraud_promote", run, task_id="approve_version")
+        states = {task["task_id"]: task["state"] for task in tasks}
+        if states.get("approve_version") != "awaiting_input":
+            self.asked_at = None
+            return
+        self.asked_at = self.asked_at or time.monotonic()
+        if time.monotonic() - self.asked_at > READING_SECONDS:
             self.approver.respond("fraud_promote", run, "approve_version", "Approve")
+            self.asked_at = None
             say("a person approves in Airflow")
 
     # -- days -------------------------------------------------------------------------------------------

@@ -33,14 +33,19 @@ def last_instant() -> datetime | None:
     return midnight(last) if last else None
 
 
-def task_defaults(timeout: timedelta = timedelta(minutes=30)) -> dict[str, Any]:
+RETRY_DELAY = timedelta(minutes=5)
+# a bad version must be off within five minutes: its promotion cannot wait that long for a second try
+PROMOTION_RETRY_DELAY = timedelta(seconds=20)
+
+
+def task_defaults(retry_delay: timedelta = RETRY_DELAY) -> dict[str, Any]:
     """Default arguments of a DAG's tasks."""
     return {
         "owner": contract_of(settings()).owner,
         "retries": 2,
-        "retry_delay": timedelta(minutes=5),
+        "retry_delay": retry_delay,
         "retry_exponential_backoff": True,
-        "execution_timeout": timeout,
+        "execution_timeout": timedelta(minutes=30),
         "on_failure_callback": report_failure,
     }
 
@@ -52,13 +57,15 @@ def promotion_timeout(policy: Policy) -> timedelta:
     return timedelta(days=policy.approval.expires_days + 7, minutes=minutes)
 
 
-def dag_defaults(timeout: timedelta = timedelta(hours=6)) -> dict[str, Any]:
+def dag_defaults(
+    timeout: timedelta = timedelta(hours=6), retry_delay: timedelta = RETRY_DELAY
+) -> dict[str, Any]:
     """Keyword arguments that every DAG shares."""
     return {
         "start_date": first_instant(),
         "end_date": last_instant(),
         "catchup": False,
-        "default_args": task_defaults(),
+        "default_args": task_defaults(retry_delay),
         "dagrun_timeout": timeout,
         "is_paused_upon_creation": True,
     }

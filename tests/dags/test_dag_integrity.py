@@ -91,7 +91,8 @@ def test_every_task_has_an_owner_retries_a_timeout_a_pool_and_an_alert(dag_bag: 
     for task in dag_bag.dags[dag_id].tasks:
         assert task.owner not in ("", "airflow"), task.task_id
         assert task.retries == 2, task.task_id
-        assert task.retry_delay == timedelta(minutes=5), task.task_id
+        delay = timedelta(seconds=20) if dag_id == "fraud_promote" else timedelta(minutes=5)
+        assert task.retry_delay == delay, task.task_id
         assert task.retry_exponential_backoff, task.task_id
         assert task.pool in {"default_pool", "spark", "training"}, task.task_id
         assert task.has_on_failure_callback or task.on_failure_callback, task.task_id
