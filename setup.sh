@@ -26,6 +26,11 @@ if [ ! -x .tools/uv/bin/uv ]; then
     .tools/uv/bin/pip install --quiet --disable-pip-version-check uv
 fi
 
+# trust what the machine trusts: a company's own certificate authority is in its store
+if [ -s /etc/ssl/certs/ca-certificates.crt ]; then
+    export UV_SYSTEM_CERTS=true
+fi
+
 echo "setup: packages from requirements.lock (about 7 GB on disk)"
 [ -x .venv/bin/python ] || .tools/uv/bin/uv venv --quiet --python "$python" .venv
 .tools/uv/bin/uv pip sync --python .venv/bin/python --require-hashes requirements.lock
