@@ -6,7 +6,6 @@ and owed-* beside it while a day that was built again still waits to be checked 
 
 from __future__ import annotations
 
-import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,6 +24,7 @@ from jobs.features.declarations import FEATURE_VERSION, longest_window
 from jobs.features.tables import FEATURE_TABLES
 from jobs.lake.store import Lake, content_digest
 from jobs.lake.tables import LABELS, TRANSACTIONS, Table
+from jobs.locks import file_lock
 
 INPUTS = (TRANSACTIONS, LABELS)
 
@@ -143,13 +143,8 @@ def settle(notes: list[Path]) -> None:
 @contextmanager
 def one_build(settings: Settings) -> Iterator[None]:
     """Hold the one builder's place: whoever builds later sees everything that was built before."""
-    settings.lake.mkdir(parents=True, exist_ok=True)
-    handle = os.open(settings.lake / ".build_features.lock", os.O_CREAT | os.O_RDWR, 0o644)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+    with file_lock(settings.lake / ".build_features.lock"):
         yield
-    finally:
-        os.close(handle)
 
 
 def _file(settings: Settings, day: date) -> Path:

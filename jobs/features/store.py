@@ -5,7 +5,6 @@ State: settings.home/feast with the registry, the SQLite online store and the di
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 from collections.abc import Iterator
@@ -22,6 +21,7 @@ from feast.version import get_version
 from jobs.conf.settings import Settings
 from jobs.features.declarations import FEATURE_VERSION
 from jobs.features.definitions import VIEWS, feast_objects, feature_view
+from jobs.locks import file_lock
 
 PROJECT = "sluice"
 OFFLINE_STORE = "jobs.features.delta_offline.DeltaDuckDBOfflineStore"
@@ -71,14 +71,8 @@ def feature_store(settings: Settings) -> FeatureStore:
 @contextmanager
 def registry_lock(settings: Settings) -> Iterator[None]:
     """Hold the registry: Feast reads, changes and writes its file as a whole."""
-    folder = feast_home(settings)
-    folder.mkdir(parents=True, exist_ok=True)
-    handle = os.open(folder / ".lock", os.O_CREAT | os.O_RDWR, 0o644)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+    with file_lock(feast_home(settings) / ".lock"):
         yield
-    finally:
-        os.close(handle)
 
 
 @cache

@@ -8,9 +8,7 @@ Errors: SluiceError where nothing was landed, or the raw object is no longer wha
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import date
@@ -23,6 +21,7 @@ from jobs.core import SluiceError, StrictModel
 from jobs.ingest.files import write_atomic
 from jobs.lake.store import Lake
 from jobs.lake.tables import LANDED_FILES
+from jobs.locks import file_lock
 
 NAME_DIGITS = 16
 
@@ -148,10 +147,5 @@ def _versions(table: pa.Table, feed: str) -> list[Landed]:
 @contextmanager
 def _ledger(settings: Settings) -> Iterator[None]:
     """Both feeds share a day's partition: read and replace without another writer in between."""
-    settings.raw.mkdir(parents=True, exist_ok=True)
-    handle = os.open(settings.raw / ".ledger.lock", os.O_CREAT | os.O_RDWR, 0o644)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+    with file_lock(settings.raw / ".ledger.lock"):
         yield
-    finally:
-        os.close(handle)

@@ -6,8 +6,6 @@ mixture. One writer at a time per table, by a file lock that the kernel drops wh
 
 from __future__ import annotations
 
-import fcntl
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import date
@@ -22,6 +20,7 @@ from deltalake.exceptions import TableNotFoundError
 
 from jobs.core import SluiceError
 from jobs.lake.tables import Table
+from jobs.locks import file_lock
 
 
 class Lake:
@@ -116,13 +115,8 @@ class Lake:
     @contextmanager
     def writing(self, table: Table) -> Iterator[None]:
         """Hold the table's one writer's place."""
-        self.root.mkdir(parents=True, exist_ok=True)
-        handle = os.open(self.root / f".{table.name}.lock", os.O_CREAT | os.O_RDWR, 0o644)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX)
+        with file_lock(self.root / f".{table.name}.lock"):
             yield
-        finally:
-            os.close(handle)
 
 
 def conform(table: Table, rows: pa.Table) -> pa.Table:

@@ -8,7 +8,6 @@ Errors: SluiceError where the context cannot be made.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import logging
@@ -28,6 +27,7 @@ from ruamel.yaml.error import YAMLError
 from jobs.conf.settings import Settings
 from jobs.core import SluiceError, midnight
 from jobs.ingest.files import write_atomic
+from jobs.locks import file_lock
 from jobs.quality.parse import FIELDS
 from jobs.quality.suites import Rule
 
@@ -183,13 +183,8 @@ def _open_context(settings: Settings) -> Any:
 
 @contextmanager
 def _lock(settings: Settings) -> Iterator[None]:
-    settings.home.mkdir(parents=True, exist_ok=True)
-    handle = os.open(settings.home / ".gx.lock", os.O_CREAT | os.O_RDWR, 0o644)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+    with file_lock(settings.home / ".gx.lock"):
         yield
-    finally:
-        os.close(handle)
 
 
 def shown(frame: pd.DataFrame, hidden: tuple[str, ...] = ("row",)) -> pd.DataFrame:

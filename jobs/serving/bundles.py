@@ -9,17 +9,15 @@ A version never changes once it is registered, so a checked folder is never fetc
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from jobs.conf.policy import policy_of
 from jobs.conf.settings import Settings
 from jobs.core import SluiceError
+from jobs.locks import file_lock
 from jobs.promotion.state import registry_client, registry_errors
 from jobs.serving.bundle import ModelBundle, verified_manifest
 
@@ -51,7 +49,7 @@ def fetch_bundle(settings: Settings, version: str) -> Path:
     if found is not None:
         return found
     folder = _folder(settings, version)
-    with _one_at_a_time(folder.parent / f".{version}.lock"):
+    with file_lock(folder.parent / f".{version}.lock"):
         found = cached_bundle(settings, version)  # another process may have been quicker
         if found is not None:
             return found
@@ -91,14 +89,3 @@ def _folder(settings: Settings, version: str) -> Path:
     if not version.isdecimal():
         raise SluiceError(f"model version {version!r}: a version is a number, as in MLflow")
     return bundles_folder(settings) / version
-
-
-@contextmanager
-def _one_at_a_time(path: Path) -> Iterator[None]:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle = os.open(path, os.O_CREAT | os.O_RDWR, 0o644)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)

@@ -32,12 +32,13 @@ from pydantic import Field
 from jobs.conf.policy import policy_of
 from jobs.conf.settings import PROJECT_ROOT, Settings
 from jobs.core import Receipt, Stopwatch
+from jobs.locks import file_lock
 from jobs.promotion import state as registry
 from jobs.training.bundle_writer import bundle_digest, copy_with_drill
 from jobs.training.evidence import Evidence
 from jobs.training.frame import FrameFacts
 from jobs.training.gate import GateResult
-from jobs.training.run_folder import DRILL_NOTE, Drill, RunFolder, TrainingParams, file_lock
+from jobs.training.run_folder import DRILL_NOTE, Drill, RunFolder, TrainingParams
 from jobs.training.tracking import as_metrics, as_params, as_tags, parent_run, tracking_client
 from jobs.training.tune import Winner
 

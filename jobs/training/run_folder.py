@@ -14,7 +14,6 @@ Errors: SluiceError where an earlier job of the run has not left its file.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 from collections.abc import Iterator
@@ -27,6 +26,7 @@ from pydantic import Field, ValidationError, field_validator
 
 from jobs.conf.settings import Settings
 from jobs.core import DayParams, SluiceError, StrictModel
+from jobs.locks import file_lock
 
 Drill = Literal["none", "shuffled_labels", "slow", "shifted_scores"]
 DRILL_NOTE = (
@@ -140,15 +140,3 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-@contextmanager
-def file_lock(path: Path) -> Iterator[None]:
-    """Wait for a lock on a file and hold it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle = os.open(path, os.O_CREAT | os.O_RDWR, 0o644)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
