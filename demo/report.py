@@ -16,7 +16,7 @@ from rich.table import Table as Sheet
 from demo.airflow_api import Airflow
 from demo.mlflow_api import Registry
 from jobs.conf.settings import Settings
-from jobs.lake.store import Lake
+from jobs.lake.store import Lake, lake_of
 from jobs.lake.tables import (
     LABELS,
     LANDED_FILES,
@@ -33,7 +33,7 @@ Rows = list[dict[str, Any]]
 
 def collect(settings: Settings, airflow: Airflow, registry: Registry) -> dict[str, Any]:
     """The content of demo.json."""
-    lake = Lake(settings.lake)
+    lake = lake_of(settings)
     return {
         "machine": machine(),
         "airflow": airflow_figures(airflow),

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from jobs.conf.settings import Settings
 from jobs.features.declarations import Entity, stored_features
 from jobs.features.tables import FEATURE_TABLES
-from jobs.lake.store import Lake
+from jobs.lake.store import lake_of
 from jobs.lake.tables import LABELS, TRANSACTIONS, Table
 
 DAY = date(2026, 2, 28)
@@ -80,4 +80,4 @@ def put_features(home: Settings, entity: Entity, rows: list[tuple[date, int, flo
 def _put(home: Settings, table: Table, rows: pa.Table) -> None:
     for day in sorted(set(rows["day"].to_pylist())):
         mask = pc.equal(rows["day"], pa.scalar(day, pa.date32()))
-        Lake(home.lake).replace(table, rows.filter(mask), day)
+        lake_of(home).replace(table, rows.filter(mask), day)

@@ -14,7 +14,7 @@ from jobs.conf.policy import policy_of
 from jobs.conf.settings import Settings
 from jobs.core import Receipt
 from jobs.features.declarations import FEATURE_VERSION, MODEL_FEATURES
-from jobs.lake.store import Lake
+from jobs.lake.store import lake_of
 from jobs.lake.tables import PREDICTIONS
 from jobs.promotion import check, judge_step, start_step
 from jobs.promotion import state as registry_state
@@ -108,7 +108,7 @@ def traffic(
                 "error": failed, "latency_ms": float(generator.lognormal(1, 0.4)) + delay_ms * mine,
                 "served_at": start + timedelta(milliseconds=number), "features": "{}",
             })  # fmt: skip
-    Lake(settings.lake).append(PREDICTIONS, pa.Table.from_pylist(rows, PREDICTIONS.schema))
+    lake_of(settings).append(PREDICTIONS, pa.Table.from_pylist(rows, PREDICTIONS.schema))
 
 
 def begin(settings: Settings, version: str, step: str) -> Receipt:

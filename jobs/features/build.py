@@ -44,7 +44,7 @@ from jobs.features.inputs import (
     snapshot,
 )
 from jobs.features.tables import FEATURE_TABLES
-from jobs.lake.store import Lake, content_digest
+from jobs.lake.store import Lake, content_digest, lake_of
 from jobs.lake.tables import LABELS, TRANSACTIONS, Table
 from jobs.spark import spark_session
 
@@ -163,7 +163,7 @@ def build_day(session: SparkSession, lake: Lake, day: date, found: Snapshot) -> 
 def run(params: Params, settings: Settings) -> Receipt:
     """Build both feature tables of a day, and of the later days whose inputs have changed."""
     watch = Stopwatch()
-    lake = Lake(settings.lake)
+    lake = lake_of(settings)
     day = params.day
     delay_days = contract_of(settings).labels.delay_days
     with one_build(settings):

@@ -23,7 +23,7 @@ from jobs.features.days import SeveralDays
 from jobs.features.declarations import Entity, longest_window, stored_features
 from jobs.features.inputs import first_input, read_record
 from jobs.features.tables import FEATURE_TABLES
-from jobs.lake.store import Lake
+from jobs.lake.store import Lake, lake_of
 from jobs.lake.tables import TRANSACTIONS
 
 READS = ("customer_features", "terminal_features")
@@ -109,7 +109,7 @@ def day_verdict(day: date, lake: Lake, settings: Settings) -> tuple[Verdict, int
 def run(params: Params, settings: Settings) -> Receipt:
     """Check the features of each day, keep the evidence, close the gate where a check of any day fails."""
     watch = Stopwatch()
-    lake = Lake(settings.lake)
+    lake = lake_of(settings)
     closed: dict[date, Verdict] = {}
     rows = checks = 0
     for day in params.ascending():

@@ -12,7 +12,7 @@ from jobs.conf.policy import policy_of
 from jobs.conf.settings import Settings
 from jobs.features import declarations
 from jobs.features.tables import FEATURE_TABLES
-from jobs.lake.store import Lake
+from jobs.lake.store import lake_of
 
 SERVICE = "fraud"
 VIEWS: dict[declarations.Entity, str] = {
@@ -47,7 +47,7 @@ def feature_view(entity: declarations.Entity, settings: Settings) -> FeatureView
         ],
         source=FileSource(
             name=table.name,
-            path=str(Lake(settings.lake).path(table)),
+            path=str(lake_of(settings).path(table)),
             file_format=DeltaFormat(),
             timestamp_field="as_of",
         ),

@@ -23,7 +23,7 @@ from jobs.features.inputs import owed, settle
 from jobs.features.online import OnlineFeatures
 from jobs.features.store import feature_store, registry_lock
 from jobs.features.tables import FEATURE_TABLES
-from jobs.lake.store import Lake
+from jobs.lake.store import Lake, lake_of
 
 READS = ("customer_features", "terminal_features")
 WRITES = ("online_store",)
@@ -37,7 +37,7 @@ class Params(SeveralDays):
 def run(params: Params, settings: Settings) -> Receipt:
     """Materialize each day, the oldest first, and read a sample of it back."""
     watch = Stopwatch()
-    lake = Lake(settings.lake)
+    lake = lake_of(settings)
     found: Counter[str] = Counter()
     for day in params.ascending():
         notes = owed(settings, day)

@@ -19,7 +19,7 @@ from pydantic import Field
 from jobs.conf.settings import Settings
 from jobs.core import SluiceError, StrictModel
 from jobs.ingest.files import write_atomic
-from jobs.lake.store import Lake
+from jobs.lake.store import lake_of
 from jobs.lake.tables import LANDED_FILES
 from jobs.locks import file_lock
 
@@ -74,7 +74,7 @@ def land(
     path = f"{feed}/{day}/{digest[:NAME_DIGITS]}.{extension}"
     if not (settings.raw / path).exists():
         write_atomic(settings.raw / path, data)
-    lake = Lake(settings.lake)
+    lake = lake_of(settings)
     with _ledger(settings):
         known = lake.read(LANDED_FILES, first=day, last=day)
         versions = _versions(known, feed)
@@ -102,7 +102,7 @@ def newest(settings: Settings, feed: str, day: date) -> Landed:
     Raises:
         SluiceError: nothing was landed for this feed and day.
     """
-    known = Lake(settings.lake).read(LANDED_FILES, first=day, last=day)
+    known = lake_of(settings).read(LANDED_FILES, first=day, last=day)
     versions = _versions(known, feed)
     if not versions:
         raise SluiceError(f"{feed} of {day}: nothing was landed; run land_{feed} for this day first")
@@ -134,7 +134,7 @@ def landed_rows(settings: Settings, feed: str, days: list[date]) -> list[int]:
     """Rows of the newest version of each of these days that were landed."""
     if not days:
         return []
-    table = Lake(settings.lake).read(LANDED_FILES, first=min(days), last=max(days))
+    table = lake_of(settings).read(LANDED_FILES, first=min(days), last=max(days))
     latest: dict[date, Landed] = {landed.day: landed for landed in _versions(table, feed)}
     return [latest[day].rows for day in days if day in latest]
 

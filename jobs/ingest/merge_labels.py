@@ -14,7 +14,7 @@ from jobs.conf.contract import contract_of
 from jobs.conf.settings import Settings
 from jobs.core import DayParams, Receipt, Stopwatch, midnight
 from jobs.ingest.quarantine_transactions import quarantine_rows
-from jobs.lake.store import Lake, conform, content_digest
+from jobs.lake.store import conform, content_digest, lake_of
 from jobs.lake.tables import LABELS, MERGED_LABELS, QUARANTINED_LABELS, TIMESTAMP
 from jobs.quality.feeds import LABELS_FEED
 from jobs.quality.gate import read_evidence, split_rows
@@ -47,7 +47,7 @@ def run(params: Params, settings: Settings) -> Receipt:
             }
         ),
     )
-    lake = Lake(settings.lake)
+    lake = lake_of(settings)
     lake.replace(QUARANTINED_LABELS, quarantine_rows(bad, landed), params.day)
     version = lake.replace(LABELS, rows, params.day)
     merged = {"day": params.day, "digest": landed.digest, "rows": len(rows)}

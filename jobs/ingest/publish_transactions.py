@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from jobs.conf.settings import Settings
 from jobs.core import DayParams, Receipt, Stopwatch
-from jobs.lake.store import Lake, conform, content_digest
+from jobs.lake.store import conform, content_digest, lake_of
 from jobs.lake.tables import TRANSACTIONS
 from jobs.quality.feeds import TRANSACTIONS_FEED
 from jobs.quality.gate import read_evidence, split_rows
@@ -31,7 +31,7 @@ def run(params: Params, settings: Settings) -> Receipt:
     good, bad = split_rows(validation, parsed, landed)
     days = pa.array([params.day] * len(good), type=pa.date32())
     rows = conform(TRANSACTIONS, good.append_column("day", days))
-    version = Lake(settings.lake).replace(TRANSACTIONS, rows, params.day)
+    version = lake_of(settings).replace(TRANSACTIONS, rows, params.day)
     return Receipt(
         job="publish_transactions",
         table=TRANSACTIONS.name,

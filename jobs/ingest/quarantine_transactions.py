@@ -11,7 +11,7 @@ import pyarrow as pa
 from jobs.conf.settings import Settings
 from jobs.core import DayParams, Receipt, Stopwatch
 from jobs.ingest.landing import Landed
-from jobs.lake.store import Lake, content_digest
+from jobs.lake.store import content_digest, lake_of
 from jobs.lake.tables import QUARANTINE
 from jobs.quality.feeds import TRANSACTIONS_FEED
 from jobs.quality.gate import read_evidence, split_rows
@@ -45,7 +45,7 @@ def run(params: Params, settings: Settings) -> Receipt:
     validation, parsed, landed = read_evidence(settings, TRANSACTIONS_FEED, params.day)
     _, bad = split_rows(validation, parsed, landed)
     rows = quarantine_rows(bad, landed)
-    version = Lake(settings.lake).replace(QUARANTINE, rows, params.day)
+    version = lake_of(settings).replace(QUARANTINE, rows, params.day)
     return Receipt(
         job="quarantine_transactions",
         table=QUARANTINE.name,

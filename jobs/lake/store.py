@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 from deltalake import CommitProperties, DeltaTable, write_deltalake
 from deltalake.exceptions import TableNotFoundError
 
+from jobs.conf.settings import Settings
 from jobs.core import SluiceError
 from jobs.lake.tables import Table
 from jobs.locks import file_lock
@@ -117,6 +118,11 @@ class Lake:
         """Hold the table's one writer's place."""
         with file_lock(self.root / f".{table.name}.lock"):
             yield
+
+
+def lake_of(settings: Settings) -> Lake:
+    """The lake of an installation."""
+    return Lake(settings.lake)
 
 
 def conform(table: Table, rows: pa.Table) -> pa.Table:

@@ -120,3 +120,11 @@ PROMOTIONS = Table(
     key=("promotion", "step"),
     partition="promotion",
 )  # fmt: skip
+
+PINS = Table(
+    "pins",
+    "table versions that something still needs, by the name of what needs them: cleaning keeps these",
+    _schema(name=pa.string(), table=pa.string(), version=pa.int64()),
+    key=("name", "table"),
+    partition="name",
+)  # fmt: skip

@@ -23,7 +23,7 @@ from jobs.conf.policy import Drift, policy_of
 from jobs.conf.settings import Settings
 from jobs.core import DayParams, Receipt, Stopwatch, midnight
 from jobs.features.declarations import FEATURES, MODEL_FEATURES, Feature
-from jobs.lake.store import Lake
+from jobs.lake.store import Lake, lake_of
 from jobs.lake.tables import PREDICTIONS, TRANSACTIONS
 from jobs.monitoring import statistics
 from jobs.monitoring.features_logged import with_features
@@ -237,7 +237,7 @@ def history_start(lake: Lake, settings: Settings) -> date:
 
 def run(params: Params, settings: Settings) -> Receipt:
     watch = Stopwatch()
-    lake, policy = Lake(settings.lake), policy_of(settings)
+    lake, policy = lake_of(settings), policy_of(settings)
     champion = read_champion(settings)
     reference = load_reference(settings, champion.run_id) if champion else None
     current = live_rows(lake, params.day, champion.version if champion else "")

@@ -28,7 +28,7 @@ from jobs.evaluation.labels import latest_labels, matured_days, missing_label_da
 from jobs.evaluation.metrics import Ranking, recall_at_fpr
 from jobs.evaluation.slices import SLICES
 from jobs.features.declarations import MODEL_FEATURES
-from jobs.lake.store import Lake
+from jobs.lake.store import Lake, lake_of
 from jobs.lake.tables import LABELS, PREDICTIONS
 from jobs.monitoring.features_logged import with_features
 from jobs.monitoring.figures import (
@@ -235,7 +235,7 @@ def _truth(rows: pd.DataFrame) -> Weights:
 
 def run(params: Params, settings: Settings) -> Receipt:
     watch = Stopwatch()
-    lake, policy, contract = Lake(settings.lake), policy_of(settings), contract_of(settings)
+    lake, policy, contract = lake_of(settings), policy_of(settings), contract_of(settings)
     champion = read_champion(settings)
     reference = load_reference(settings, champion.run_id) if champion else None
     first, last = matured_days(params.day, contract.labels.maturity_days, policy.performance.window_days)

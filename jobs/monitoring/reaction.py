@@ -21,7 +21,7 @@ from jobs.conf.contract import contract_of
 from jobs.conf.policy import Retrain, policy_of
 from jobs.conf.settings import Settings
 from jobs.core import DayParams, Receipt, Stopwatch, StrictModel, midnight
-from jobs.lake.store import Lake
+from jobs.lake.store import Lake, lake_of
 from jobs.lake.tables import REACTIONS, TRANSACTIONS
 from jobs.monitoring.figures import (
     ALERT,
@@ -133,7 +133,7 @@ def new_matured_rows(lake: Lake, trained: date | None, day: date, maturity_days:
 
 def run(params: Params, settings: Settings) -> Receipt:
     watch = Stopwatch()
-    lake, day = Lake(settings.lake), params.day
+    lake, day = lake_of(settings), params.day
     decided_before = lake.read(REACTIONS, first=day, last=day).to_pylist()
     if decided_before and decided_before[0]["decision"] == RETRAIN:
         # the training that it started is the day's last training now: deciding again would forbid it

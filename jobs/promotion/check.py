@@ -23,7 +23,7 @@ from jobs.conf.policy import policy_of
 from jobs.conf.settings import Settings
 from jobs.core import Check, GateClosed, JobParams, Outcome, Receipt, SluiceError, Stopwatch, Verdict
 from jobs.features.declarations import FEATURE_VERSION, MODEL_FEATURES
-from jobs.lake.store import Lake
+from jobs.lake.store import lake_of
 from jobs.monitoring.reference import load_reference
 from jobs.promotion import state as registry
 from jobs.promotion.record import (
@@ -117,7 +117,7 @@ def run(params: Params, settings: Settings) -> Receipt:
     watch = Stopwatch()
     started = datetime.now(UTC)
     client, name = registry.registry_client(settings), settings.model_name
-    lake = Lake(settings.lake)
+    lake = lake_of(settings)
     aliases = registry.read_aliases(client, name)
     champion, champion_problem = registry.settled_champion(client, name)
     state = registry.read_version(client, name, params.version)

@@ -16,7 +16,7 @@ from deltalake import DeltaTable
 
 from jobs.conf.settings import Settings
 from jobs.core import SluiceError
-from jobs.lake.store import Lake
+from jobs.lake.store import Lake, lake_of
 from jobs.lake.tables import PREDICTIONS
 from jobs.monitoring.reference import load_reference
 from jobs.monitoring.statistics import Floats, as_floats
@@ -74,7 +74,7 @@ def gather(
     now: datetime,
 ) -> StepEvidence:
     """What is known about a step now."""
-    rows = prepared(log_since(Lake(settings.lake), promotion_started), step_started)
+    rows = prepared(log_since(lake_of(settings), promotion_started), step_started)
     rows = rows[rows["step"].ne("")]
     shadow = rows[rows["variant"].eq(SHADOW) & rows["model_version"].eq(state.version)]
     here = rows[rows["step"].eq(step) & (rows["seconds"] >= 0)]

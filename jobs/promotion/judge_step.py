@@ -17,7 +17,7 @@ from pydantic import Field
 from jobs.conf.policy import policy_of
 from jobs.conf.settings import Settings
 from jobs.core import Check, GateClosed, JobParams, Outcome, Receipt, SluiceError, Stopwatch, Verdict
-from jobs.lake.store import Lake
+from jobs.lake.store import lake_of
 from jobs.promotion import state as registry
 from jobs.promotion.evidence import gather, utc_now
 from jobs.promotion.record import (
@@ -50,7 +50,7 @@ def run(params: Params, settings: Settings) -> Receipt:
     where = f"judge_step {params.step} of version {params.version}"
     known_step(params.step, policy, where)
     state = known_version(settings, params.version, where)
-    client, lake = registry.registry_client(settings), Lake(settings.lake)
+    client, lake = registry.registry_client(settings), lake_of(settings)
     aliases = registry.read_aliases(client, name)
     champion_version, champion_problem = registry.settled_champion(client, name)
     passed = passed_steps(lake, state)

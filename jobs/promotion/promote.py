@@ -17,7 +17,7 @@ from pydantic import Field
 from jobs.conf.policy import policy_of
 from jobs.conf.settings import Settings
 from jobs.core import JobParams, Outcome, Receipt, Stopwatch
-from jobs.lake.store import Lake
+from jobs.lake.store import lake_of
 from jobs.promotion import state as registry
 from jobs.promotion.record import (
     PROMOTE_ROW,
@@ -46,7 +46,7 @@ class Params(JobParams):
 def run(params: Params, settings: Settings) -> Receipt:
     watch = Stopwatch()
     started = datetime.now(UTC)
-    client, name, lake = registry.registry_client(settings), settings.model_name, Lake(settings.lake)
+    client, name, lake = registry.registry_client(settings), settings.model_name, lake_of(settings)
     where = f"promote_champion version {params.version}"
     state = known_version(settings, params.version, where)
     aliases = registry.read_aliases(client, name)

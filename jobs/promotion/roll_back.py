@@ -18,7 +18,7 @@ from pydantic import Field
 
 from jobs.conf.settings import Settings
 from jobs.core import JobParams, Receipt, SluiceError, Stopwatch
-from jobs.lake.store import Lake
+from jobs.lake.store import lake_of
 from jobs.promotion import state as registry
 from jobs.promotion.record import ROLL_BACK_ROW, StepRow, read_rows, write_row
 from jobs.promotion.timeline import log_timeline
@@ -104,7 +104,7 @@ def nothing_to_take_back(state: registry.VersionState | None, promotion: str) ->
 def run(params: Params, settings: Settings) -> Receipt:
     watch = Stopwatch()
     started = datetime.now(UTC)
-    client, name, lake = registry.registry_client(settings), settings.model_name, Lake(settings.lake)
+    client, name, lake = registry.registry_client(settings), settings.model_name, lake_of(settings)
     if params.promotion_id:
         before = registry.read_version(client, name, params.version)
         nothing = nothing_to_take_back(before, params.promotion_id)

@@ -15,7 +15,7 @@ from pydantic import Field
 from jobs.conf.policy import Policy, policy_of
 from jobs.conf.settings import Settings
 from jobs.core import JobParams, Receipt, SluiceError, Stopwatch
-from jobs.lake.store import Lake
+from jobs.lake.store import lake_of
 from jobs.promotion import state as registry
 from jobs.promotion.record import (
     closed,
@@ -66,7 +66,7 @@ def run(params: Params, settings: Settings) -> Receipt:
     client = registry.registry_client(settings)
     aliases = registry.read_aliases(client, name)
     champion, champion_problem = registry.settled_champion(client, name)
-    passed = passed_steps(Lake(settings.lake), state)
+    passed = passed_steps(lake_of(settings), state)
     facts = {"model_version": params.version, "step": params.step, "champion": champion}
 
     def receipt(outcome: str, **more: object) -> Receipt:

@@ -18,7 +18,7 @@ from jobs.conf.contract import contract_of
 from jobs.conf.policy import policy_of
 from jobs.conf.settings import Settings
 from jobs.core import DayParams, Receipt
-from jobs.lake.store import Lake
+from jobs.lake.store import Lake, lake_of
 from jobs.lake.tables import TRANSACTIONS
 from jobs.quality.feeds import labels_feed
 from jobs.quality.suites import known_rule, rules_of
@@ -54,7 +54,7 @@ def run(params: Params, settings: Settings) -> Receipt:
 
     def with_known(frame: pd.DataFrame) -> pd.DataFrame:
         wanted = frame["transaction_id_value"].fillna(-1).to_numpy(dtype=np.int64)
-        known = known_transactions(Lake(settings.lake), wanted, params.day, contract.labels.maturity_days)
+        known = known_transactions(lake_of(settings), wanted, params.day, contract.labels.maturity_days)
         return frame.assign(known=known.astype(np.int64))
 
     return validate_landed(

@@ -23,7 +23,7 @@ from jobs.conf.policy import policy_of
 from jobs.conf.settings import Settings
 from jobs.core import DayParams, Receipt
 from jobs.ingest.landing import landed_rows
-from jobs.lake.store import Lake
+from jobs.lake.store import Lake, lake_of
 from jobs.lake.tables import TRANSACTIONS
 from jobs.quality.feeds import transactions_feed
 from jobs.quality.suites import ROWS_FLOOR, rules_of, volume_rule
@@ -72,5 +72,5 @@ def run(params: Params, settings: Settings) -> Receipt:
         quality,
         (*rules_of(feed, quality), volume_rule()),
         parameters={ROWS_FLOOR: math.ceil(usual * quality.volume_share_alert)},
-        extend=lambda frame: mark_published(frame, Lake(settings.lake), params.day),
+        extend=lambda frame: mark_published(frame, lake_of(settings), params.day),
     )

@@ -19,7 +19,7 @@ from fastapi_offline import FastAPIOffline
 
 from jobs.conf.policy import Policy, policy_of
 from jobs.conf.settings import Settings
-from jobs.lake.store import Lake
+from jobs.lake.store import lake_of
 from jobs.serving.follower import Follower
 from jobs.serving.messages import ScoreAnswer, ScoreRequest, ServedRouting
 from jobs.serving.prediction_log import PredictionLog
@@ -35,7 +35,7 @@ class Service:
     def __init__(self, settings: Settings, policy: Policy, features: FeatureSource) -> None:
         self.settings = settings
         self.features = features
-        self.log = PredictionLog(Lake(settings.lake))
+        self.log = PredictionLog(lake_of(settings))
         self.follower = Follower(
             settings, policy, features.names, features.version, each_time=features.connect
         )

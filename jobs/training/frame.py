@@ -28,7 +28,7 @@ from jobs.core import Check, GateClosed, Outcome, Receipt, SluiceError, Stopwatc
 from jobs.features.declarations import FEATURE_VERSION, MODEL_FEATURES
 from jobs.features.history import historical_features
 from jobs.features.tables import FEATURE_TABLES
-from jobs.lake.store import Lake
+from jobs.lake.store import Lake, lake_of
 from jobs.lake.tables import TRANSACTIONS
 from jobs.training.run_folder import DRILL_NOTE, Drill, RunFolder, TrainingParams
 
@@ -227,7 +227,7 @@ def run(params: Params, settings: Settings) -> Receipt:
     policy, maturity = policy_of(settings), contract_of(settings).labels.maturity_days
     split = split_days(date.fromisoformat(snapshot["last"]), policy.training, maturity)
     check_days(date.fromisoformat(snapshot["first"]), split, policy.training, maturity)
-    lake = Lake(settings.lake)
+    lake = lake_of(settings)
     events = lake.read(TRANSACTIONS, first=split.fit_first, last=split.test_last).to_pandas()
     check_ids(events)
     events = events.merge(labels, on="transaction_id", how="inner", validate="one_to_one")

@@ -24,7 +24,7 @@ from jobs.conf.policy import Training, policy_of
 from jobs.conf.settings import Settings
 from jobs.core import Receipt, SluiceError, Stopwatch, midnight
 from jobs.evaluation.labels import latest_labels, matured_days, missing_label_days, named_days
-from jobs.lake.store import Lake, content_digest
+from jobs.lake.store import Lake, content_digest, lake_of
 from jobs.lake.tables import LABELS, TRANSACTIONS
 from jobs.training.run_folder import RunFolder, TrainingParams
 
@@ -75,7 +75,7 @@ def run(params: Params, settings: Settings) -> Receipt:
     watch = Stopwatch()
     feed = contract_of(settings).labels
     first, last = training_window(params.day, feed, policy_of(settings).training)
-    lake = Lake(settings.lake)
+    lake = lake_of(settings)
     transactions = lake.read(TRANSACTIONS, first=first, last=last, columns=["transaction_id", "day"])
     if transactions.num_rows == 0:
         raise SluiceError(

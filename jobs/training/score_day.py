@@ -16,7 +16,7 @@ from jobs.conf.policy import policy_of
 from jobs.conf.settings import Settings
 from jobs.core import DayParams, Receipt, SluiceError, Stopwatch
 from jobs.features.history import historical_features
-from jobs.lake.store import Lake, conform, content_digest
+from jobs.lake.store import conform, content_digest, lake_of
 from jobs.lake.tables import SCORES, TRANSACTIONS
 from jobs.promotion.state import read_routing, registry_client
 from jobs.serving.bundle import ModelBundle, decide
@@ -47,7 +47,7 @@ def champion_version(settings: Settings) -> str:
 
 def run(params: Params, settings: Settings) -> Receipt:
     watch = Stopwatch()
-    lake = Lake(settings.lake)
+    lake = lake_of(settings)
     events = lake.read(TRANSACTIONS, first=params.day, last=params.day).to_pandas()
     if events.empty:
         raise SluiceError(f"score_day: no transactions of {params.day}; run the ingestion of that day first")

@@ -22,7 +22,7 @@ from demo.chain import Chain
 from demo.mlflow_api import Registry
 from demo.plan import Plan
 from jobs.conf.settings import Settings
-from jobs.lake.store import Lake, content_digest
+from jobs.lake.store import content_digest, lake_of
 from jobs.lake.tables import LABELS, LANDED_FILES, MONITORING, PREDICTIONS, QUARANTINE, SCORES, TRANSACTIONS
 from stack.environment import ADMIN, APPROVER, password_file
 from stack.processes import ProcessFolder, resident_bytes, running_pid
@@ -123,13 +123,13 @@ def test_the_failed_day_published_nothing_until_it_was_repaired(story: Story) ->
     tasks = {t["task_id"]: t["state"] for t in story.airflow.tasks("fraud_ingest", runs[0]["dag_run_id"])}
     assert tasks["validate_transactions"] == "failed"
     assert tasks["publish_transactions"] == "upstream_failed"
-    landed = Lake(story.settings.lake).read(LANDED_FILES).to_pylist()
+    landed = lake_of(story.settings).read(LANDED_FILES).to_pylist()
     of_the_day = [row for row in landed if row["day"] == PLAN.failing_day and row["feed"] == "transactions"]
     assert len({row["digest"] for row in of_the_day}) == 2
 
 
 def test_no_row_is_lost_between_landing_and_publishing(story: Story) -> None:
-    lake = Lake(story.settings.lake)
+    lake = lake_of(story.settings)
     landed = {
         row["path"]: row for row in lake.read(LANDED_FILES).to_pylist() if row["feed"] == "transactions"
     }
@@ -146,7 +146,7 @@ def test_no_row_is_lost_between_landing_and_publishing(story: Story) -> None:
 
 
 def test_days_came_from_the_directory_and_from_s3(story: Story) -> None:
-    landed = Lake(story.settings.lake).read(LANDED_FILES, columns=["address"]).column("address").to_pylist()
+    landed = lake_of(story.settings).read(LANDED_FILES, columns=["address"]).column("address").to_pylist()
     assert any(address.startswith("s3://") for address in landed)
     assert any("chargebacks" in address for address in landed)
 
@@ -176,19 +176,17 @@ def test_the_first_version_was_approved_by_a_person_and_serves(story: Story) -> 
 
 
 def test_every_request_is_in_the_prediction_log_once(story: Story) -> None:
-    log = (
-        Lake(story.settings.lake).read(PREDICTIONS, columns=["transaction_id", "variant", "day"]).to_pylist()
-    )
+    log = lake_of(story.settings).read(PREDICTIONS, columns=["transaction_id", "variant", "day"]).to_pylist()
     answers = [row["transaction_id"] for row in log if row["variant"] != "shadow"]
     assert len(answers) == len(set(answers))
-    published = Lake(story.settings.lake).read(TRANSACTIONS, columns=["day"]).column("day").to_pylist()
+    published = lake_of(story.settings).read(TRANSACTIONS, columns=["day"]).column("day").to_pylist()
     played = [day for day in PLAN.replayed if day <= story.seen["last day"]]
     assert len(answers) == sum(published.count(day) for day in played)
 
 
 def test_the_monitor_has_looked_at_every_replayed_day(story: Story) -> None:
     played = [day for day in PLAN.replayed if day <= story.seen["last day"]]
-    looked = {row["day"] for row in Lake(story.settings.lake).read(MONITORING, columns=["day"]).to_pylist()}
+    looked = {row["day"] for row in lake_of(story.settings).read(MONITORING, columns=["day"]).to_pylist()}
     assert looked >= set(played)
     for day in played:
         assert (story.settings.reports / "drift" / f"{day}.html").stat().st_size > 10_000
@@ -196,11 +194,11 @@ def test_the_monitor_has_looked_at_every_replayed_day(story: Story) -> None:
 
 def test_a_day_was_scored_in_a_batch(story: Story) -> None:
     assert story.seen["score"] == "success"
-    assert Lake(story.settings.lake).read(SCORES).num_rows > 1000
+    assert lake_of(story.settings).read(SCORES).num_rows > 1000
 
 
 def test_a_backfill_from_the_command_line_runs_everything_again_and_changes_nothing(story: Story) -> None:
-    lake = Lake(story.settings.lake)
+    lake = lake_of(story.settings)
     before = {table.name: content_digest(lake.read(table)) for table in (TRANSACTIONS, LABELS, QUARANTINE)}
     done = len(story.airflow.tasks("fraud_labels"))
     command = ["make", "backfill", "DAG=fraud_labels", f"FROM={FIRST}", f"TO={FIRST + timedelta(days=2)}"]

@@ -19,7 +19,7 @@ from jobs.core import GateClosed, SluiceError
 from jobs.features import build, check
 from jobs.features.declarations import FEATURES, MODEL_FEATURES, STORED_FEATURES, longest_window
 from jobs.features.tables import CUSTOMER_FEATURES, TERMINAL_FEATURES
-from jobs.lake.store import Lake
+from jobs.lake.store import lake_of
 from jobs.lake.tables import TRANSACTIONS
 from jobs.spark import spark_session
 from tests.features_data import DAY, label_rows, put, transaction_rows
@@ -34,7 +34,7 @@ def moment(text: str) -> datetime:
 
 def built(home: Settings, day: date = DAY) -> tuple[pd.DataFrame, pd.DataFrame]:
     build.run(build.Params(day=day), home)
-    lake = Lake(home.lake)
+    lake = lake_of(home)
     return (
         lake.read(CUSTOMER_FEATURES, first=day, last=day).to_pandas().set_index("customer_id"),
         lake.read(TERMINAL_FEATURES, first=day, last=day).to_pandas().set_index("terminal_id"),
@@ -106,7 +106,7 @@ def test_building_a_day_again_replaces_it_and_leaves_other_days_alone(spark_home
     again = build.run(build.Params(day=DAY), spark_home)
     assert again.digest == second.digest
     assert again.rows == second.rows == first.rows == 2
-    lake = Lake(spark_home.lake)
+    lake = lake_of(spark_home)
     assert lake.partitions(CUSTOMER_FEATURES) == [str(day_before), str(DAY)]
     assert lake.read(TERMINAL_FEATURES).num_rows == 2
 
@@ -211,7 +211,7 @@ def test_spark_counts_what_brute_force_counts(
 def test_thirty_days_of_the_public_data_agree_with_sql(spark_home: Settings) -> None:
     day = date(2018, 5, 5)
     public = spark_home.model_copy(update={"contract": "handbook"})
-    lake = Lake(public.lake)
+    lake = lake_of(public)
     files = [HANDBOOK / f"{date(2018, 4, 1) + timedelta(days=n)}.parquet" for n in range(35)]
     for file in files:
         rows = duckdb.sql(

@@ -15,7 +15,7 @@ from jobs.features import build, check, materialize
 from jobs.features.days import SeveralDays
 from jobs.features.inputs import one_build, owed, read_record
 from jobs.features.tables import CUSTOMER_FEATURES, FEATURE_TABLES
-from jobs.lake.store import Lake, content_digest
+from jobs.lake.store import content_digest, lake_of
 from tests.features_data import DAY, label_rows, put, transaction_rows
 
 pytest_plugins = ("tests.spark_server",)
@@ -42,7 +42,7 @@ def served(home: Settings, day: date, days: list[date]) -> None:
 
 def tables(home: Settings) -> dict[str, pd.DataFrame]:
     """Both feature tables whole, sorted by their keys."""
-    lake = Lake(home.lake)
+    lake = lake_of(home)
     return {
         table.name: lake.read(table).to_pandas().sort_values(list(table.key)).reset_index(drop=True)
         for table in FEATURE_TABLES.values()
@@ -50,7 +50,7 @@ def tables(home: Settings) -> dict[str, pd.DataFrame]:
 
 
 def version(home: Settings) -> int:
-    return Lake(home.lake).version(CUSTOMER_FEATURES)
+    return lake_of(home).version(CUSTOMER_FEATURES)
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from deltalake import DeltaTable
 from jobs.conf.settings import Settings, load_settings
 from jobs.core import GateClosed, SluiceError
 from jobs.ingest.landing import newest
-from jobs.lake.store import Lake, content_digest
+from jobs.lake.store import content_digest, lake_of
 from jobs.lake.tables import LABELS, LANDED_FILES, MERGED_LABELS, QUARANTINE, QUARANTINED_LABELS, TRANSACTIONS
 from tests.data_support import (
     DAY,
@@ -37,7 +37,7 @@ def test_a_clean_day_is_published_in_minor_units_and_utc(home: Settings) -> None
     put_transactions(home, ["1,2026-01-05T10:00:00+02:00,4,3,12.5", *good_rows(30)[1:]])
     receipts = ingest_day(home)
     assert receipts["publish_transactions"].rows == 30
-    row = Lake(home.lake).read(TRANSACTIONS).to_pylist()[0]
+    row = lake_of(home).read(TRANSACTIONS).to_pylist()[0]
     assert row == {
         "day": DAY, "transaction_id": 1, "event_time": datetime(2026, 1, 5, 8, tzinfo=UTC),
         "customer_id": 4, "terminal_id": 3, "amount_minor": 1250,
@@ -47,12 +47,12 @@ def test_a_clean_day_is_published_in_minor_units_and_utc(home: Settings) -> None
 def test_landing_keeps_the_bytes_and_repeating_it_changes_nothing(home: Settings) -> None:
     path = put_transactions(home, good_rows(5))
     first = run_named("land_transactions", home)
-    table = content_digest(Lake(home.lake).read(LANDED_FILES))
+    table = content_digest(lake_of(home).read(LANDED_FILES))
     second = run_named("land_transactions", home)
     assert (home.raw / first.facts["path"]).read_bytes() == path.read_bytes()
     assert (first.facts["is_new"], second.facts["is_new"]) == (True, False)
     assert first.digest == second.digest
-    assert content_digest(Lake(home.lake).read(LANDED_FILES)) == table
+    assert content_digest(lake_of(home).read(LANDED_FILES)) == table
 
 
 def test_another_file_becomes_the_next_version_beside_the_old_one(home: Settings) -> None:
@@ -74,13 +74,13 @@ def test_both_feeds_of_a_day_stay_in_the_ledger(home: Settings) -> None:
     run_named("land_transactions", home)
     run_named("land_labels", home)
     run_named("land_transactions", home)
-    feeds = Lake(home.lake).read(LANDED_FILES)["feed"].to_pylist()
+    feeds = lake_of(home).read(LANDED_FILES)["feed"].to_pylist()
     assert sorted(feeds) == ["labels", "transactions"]
 
 
 def test_running_a_day_again_gives_the_same_contents(home: Settings) -> None:
     put_transactions(home, [*good_rows(140), good_row(140), "141,soon,1,3,2.00"])
-    lake = Lake(home.lake)
+    lake = lake_of(home)
     digests = []
     for _ in range(2):
         receipts = ingest_day(home)
@@ -163,10 +163,10 @@ def test_a_failed_day_keeps_what_was_published_until_it_is_repaired(home: Settin
         run_named("validate_transactions", home)
     with pytest.raises(GateClosed, match="fail"):
         run_named("publish_transactions", home)
-    assert len(Lake(home.lake).read(TRANSACTIONS)) == 10
+    assert len(lake_of(home).read(TRANSACTIONS)) == 10
     put_transactions(home, good_rows(12))
     ingest_day(home)
-    assert len(Lake(home.lake).read(TRANSACTIONS)) == 12
+    assert len(lake_of(home).read(TRANSACTIONS)) == 12
 
 
 def test_chargebacks_become_labels_of_the_day_on_which_they_are_reported(home: Settings) -> None:
@@ -174,7 +174,7 @@ def test_chargebacks_become_labels_of_the_day_on_which_they_are_reported(home: S
     ingest_day(home)
     put_labels(home, ["3,2026-01-06T09:30:00Z,1", "4,2026-01-06T10:00:00Z,0"], NEXT)
     label_day(home, NEXT)
-    assert Lake(home.lake).read(LABELS).to_pylist() == [
+    assert lake_of(home).read(LABELS).to_pylist() == [
         {"day": NEXT, "transaction_id": 3, "is_fraud": 1,
          "available_at": datetime(2026, 1, 6, 9, 30, tzinfo=UTC)},
         {"day": NEXT, "transaction_id": 4, "is_fraud": 0,
@@ -187,7 +187,7 @@ def test_a_day_without_chargebacks_is_noted_as_merged_and_a_new_file_only_once_i
     ingest_day(home)
     put_labels(home, [], NEXT)
     label_day(home, NEXT)
-    lake = Lake(home.lake)
+    lake = lake_of(home)
     merged = lake.read(MERGED_LABELS).to_pylist()
     assert merged == [{"day": NEXT, "digest": newest(home, "labels", NEXT).digest, "rows": 0}]
     put_labels(home, ["3,2026-01-06T09:30:00Z,1"], NEXT)
@@ -201,7 +201,7 @@ def test_an_append_that_was_committed_is_never_an_error(
     home: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     row = {"day": NEXT, "digest": "a", "rows": 0}
-    rows, lake = pa.Table.from_pylist([row], MERGED_LABELS.schema), Lake(home.lake)
+    rows, lake = pa.Table.from_pylist([row], MERGED_LABELS.schema), lake_of(home)
     monkeypatch.setattr(DeltaTable, "version", lambda self: 1 / 0)
     lake.append(MERGED_LABELS, rows)
     monkeypatch.undo()
@@ -222,7 +222,7 @@ def test_quarantined_labels_and_transactions_of_one_day_do_not_replace_each_othe
     )
     label_day(home, NEXT)
     ingest_day(home, NEXT)
-    lake = Lake(home.lake)
+    lake = lake_of(home)
     assert lake.read(QUARANTINE, first=NEXT)["rule"].to_pylist() == ["event_time: not a timestamp"]
     assert lake.read(QUARANTINED_LABELS)["rule"].to_pylist() == ["is_fraud: bounds"]
     assert lake.read(QUARANTINED_LABELS)["row"].to_pylist() == ['["999", "2026-01-06T10:00:00Z", "7"]']
@@ -264,7 +264,7 @@ def test_parquet_is_mapped_by_the_contract_and_the_answer_is_left_out(
     with_label_column: Settings,
 ) -> None:
     ingest_day(with_label_column, date(2018, 4, 1))
-    table = Lake(with_label_column.lake).read(TRANSACTIONS)
+    table = lake_of(with_label_column).read(TRANSACTIONS)
     assert table.column_names == TRANSACTIONS.schema.names
     assert table["amount_minor"].to_pylist() == [5716, 30, 10000, 550]
 
@@ -274,7 +274,7 @@ def test_labels_from_transactions_arrive_after_the_delay(with_label_column: Sett
     day = date(2018, 4, 8)
     receipts = label_day(with_label_column, day)
     assert receipts["land_labels"].facts["remark"] == "frauds of 2018-04-01"
-    rows = Lake(with_label_column.lake).read(LABELS).to_pylist()
+    rows = lake_of(with_label_column).read(LABELS).to_pylist()
     assert [row["transaction_id"] for row in rows] == [2, 4]
     assert {row["available_at"] for row in rows} == {datetime(2018, 4, 8, tzinfo=UTC)}
 
@@ -310,7 +310,7 @@ def test_days_that_run_at_the_same_time_do_not_disturb_each_other(home: Settings
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
         published = list(pool.map(_ingest, [home] * len(DAYS_AT_ONCE), DAYS_AT_ONCE))
     assert published == [20 + day.day for day in DAYS_AT_ONCE]
-    lake = Lake(home.lake)
+    lake = lake_of(home)
     assert lake.partitions(TRANSACTIONS) == [str(day) for day in DAYS_AT_ONCE]
     assert len(lake.read(LANDED_FILES)) == len(DAYS_AT_ONCE)
     index = (home.reports / "data_docs" / "index.html").read_text()

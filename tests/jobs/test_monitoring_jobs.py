@@ -14,7 +14,7 @@ import pytest
 from jobs.conf.policy import load_policy
 from jobs.conf.settings import Settings
 from jobs.features.declarations import MODEL_FEATURES
-from jobs.lake.store import Lake
+from jobs.lake.store import Lake, lake_of
 from jobs.lake.tables import (
     LABELS,
     LANDED_FILES,
@@ -78,7 +78,7 @@ def champion(settings: Settings, tmp_path: Path, days: int = 14, **more: str) ->
     assert state is not None
     client.log_artifact(state.run_id, str(tmp_path / "reference.parquet"), "reference")
     client.set_registered_model_alias(settings.model_name, "champion", version)
-    lake = Lake(settings.lake)
+    lake = lake_of(settings)
     write(lake, TRANSACTIONS, rows_of(START, 3).assign(customer_id=1, terminal_id=1))
     return version
 
@@ -89,7 +89,7 @@ def write(lake: Lake, table: object, frame: pd.DataFrame) -> None:
 
 def serve(settings: Settings, version: str, rows: pd.DataFrame, *, merged: bool = True) -> None:
     """Rows of the prediction log, and the chargebacks two days later."""
-    lake = Lake(settings.lake)
+    lake = lake_of(settings)
     texts = [json.dumps(each) for each in rows[list(MODEL_FEATURES)].to_dict("records")]
     log = rows.assign(
         request_id=[f"r{each}" for each in rows["transaction_id"]], customer_id=1, terminal_id=1,
@@ -126,7 +126,7 @@ def react(settings: Settings, day: date = DAY, run: str = "") -> dict[str, objec
 def measured(settings: Settings, day: date = DAY) -> dict[str, Figure]:
     drift.run(drift.Params(day=day), settings)
     performance.run(performance.Params(day=day), settings)
-    figures = read_figures(Lake(settings.lake), day)
+    figures = read_figures(lake_of(settings), day)
     return {f"{each.metric} {each.subject}": each for each in figures}
 
 
@@ -148,11 +148,11 @@ def test_measuring_again_gives_the_same_rows_and_no_second_alert(place: Settings
     serve(place, version, rows_of(DAY).assign(amount=lambda rows: rows["amount"] + 9))
     measured(place)
     react(place)
-    first = Lake(place.lake).read(MONITORING).to_pylist()
+    first = lake_of(place).read(MONITORING).to_pylist()
     alerts = (place.home / "alerts.jsonl").read_text()
     measured(place)
     react(place)
-    again = Lake(place.lake).read(MONITORING).to_pylist()
+    again = lake_of(place).read(MONITORING).to_pylist()
     assert sorted(map(str, again)) == sorted(map(str, first))
     assert (place.home / "alerts.jsonl").read_text() == alerts
     assert {"cause", "owner", "action"} <= set(json.loads(alerts.splitlines()[0]))
@@ -170,7 +170,7 @@ def test_a_shifted_feature_retrains_on_its_second_day(place: Settings, tmp_path:
     assert decided["decision"] == "retrain"
     assert "psi of amount" in str(decided["reason"])
     assert react(place)["repeated"] is True
-    table = Lake(place.lake).read(REACTIONS).to_pylist()
+    table = lake_of(place).read(REACTIONS).to_pylist()
     assert [row["decision"] for row in sorted(table, key=lambda row: row["day"])] == ["alert", "retrain"]
 
 
@@ -214,10 +214,10 @@ def test_a_fire_drill_is_no_training(place: Settings, tmp_path: Path) -> None:
 def test_a_long_reason_is_cut_to_what_the_register_takes(place: Settings, tmp_path: Path) -> None:
     champion(place, tmp_path)
     figures = [Figure(metric="pr_auc", subject="all", status="page", detail="x" * 900)]
-    write_figures(Lake(place.lake), DAY, "performance", figures)
+    write_figures(lake_of(place), DAY, "performance", figures)
     decided = react(place)
     assert len(str(decided["reason"])) == 450
-    kept = Lake(place.lake).read(REACTIONS).to_pylist()[0]
+    kept = lake_of(place).read(REACTIONS).to_pylist()[0]
     assert kept["reason"] == decided["reason"]
     assert "x" * 900 in kept["evidence"]
 

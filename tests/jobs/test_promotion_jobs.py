@@ -12,7 +12,7 @@ import pytest
 
 from jobs.conf.settings import Settings
 from jobs.core import GateClosed, SluiceError
-from jobs.lake.store import Lake
+from jobs.lake.store import lake_of
 from jobs.lake.tables import PROMOTIONS
 from jobs.promotion import approve, judge_step, promote, roll_back
 from jobs.promotion import state as registry_state
@@ -62,7 +62,7 @@ def test_a_good_version_walks_through_every_step_to_champion(place: Settings, tm
     client = registry_client(place)
     aliases = registry_state.read_aliases(client, place.model_name)
     assert aliases == {"champion": new, "previous": old}
-    table = Lake(place.lake).read(PROMOTIONS).to_pylist()
+    table = lake_of(place).read(PROMOTIONS).to_pylist()
     assert [row["step"] for row in table] == ["check", *STEPS, "promote"]
     state = read_version(client, place.model_name, new)
     assert state is not None
@@ -237,6 +237,6 @@ def test_the_evidence_of_a_step_names_its_figures(place: Settings, tmp_path: Pat
     with pytest.MonkeyPatch.context() as clock:
         clock.setattr(judge_step, "utc_now", lambda: datetime.now(UTC) + timedelta(minutes=10))
         look(place, new, "shadow")
-    row = next(row for row in Lake(place.lake).read(PROMOTIONS).to_pylist() if row["step"] == "shadow")
+    row = next(row for row in lake_of(place).read(PROMOTIONS).to_pylist() if row["step"] == "shadow")
     names = {each["name"] for each in json.loads(row["evidence"])["checks"]}
     assert {"time", "requests", "error rate", "score PSI against own offline scores"} <= names

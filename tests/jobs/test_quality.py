@@ -13,7 +13,7 @@ from jobs.conf.policy import policy_of
 from jobs.conf.settings import Settings
 from jobs.core import GateClosed, Outcome, Receipt, SluiceError
 from jobs.ingest.landing import landed_rows
-from jobs.lake.store import Lake
+from jobs.lake.store import lake_of
 from jobs.lake.tables import LABELS, QUARANTINE, TRANSACTIONS
 from jobs.quality.checkpoint import Finding, SuiteRun
 from jobs.quality.feeds import transactions_feed
@@ -70,7 +70,7 @@ BAD_ROWS = [
 def test_each_bad_row_among_good_ones_is_quarantined_as_it_came_with_its_rule(home: Settings) -> None:
     validate(home, [*good_rows(500), *[row for row, _ in BAD_ROWS]])
     assert run_named("quarantine_transactions", home).rows == len(BAD_ROWS)
-    kept = Lake(home.lake).read(QUARANTINE).sort_by("row_number").to_pylist()
+    kept = lake_of(home).read(QUARANTINE).sort_by("row_number").to_pylist()
     assert [(json.loads(row["row"]), row["rule"]) for row in kept] == [
         (line.split(","), rule) for line, rule in BAD_ROWS
     ]
@@ -94,7 +94,7 @@ def test_a_row_that_breaks_two_rules_is_quarantined_once_with_both(home: Setting
     receipt = validate(home, [*good_rows(60), "61,soon,4,3,-1.00"])
     assert receipt.facts["quarantined_rows"] == 1
     run_named("quarantine_transactions", home)
-    rules = Lake(home.lake).read(QUARANTINE)["rule"].to_pylist()
+    rules = lake_of(home).read(QUARANTINE)["rule"].to_pylist()
     assert rules == ["event_time: not a timestamp; amount_minor: bounds"]
 
 
@@ -107,7 +107,7 @@ def test_one_hundred_copies_of_a_key_are_ninety_nine_duplicates(home: Settings) 
 def test_of_two_copies_the_one_that_can_be_read_is_kept(home: Settings) -> None:
     broken = good_row(1).replace(",3,", ",three,")
     ingest_day_of(home, [broken, *good_rows(150)])
-    rows = Lake(home.lake).read(QUARANTINE)["row"].to_pylist()
+    rows = lake_of(home).read(QUARANTINE)["row"].to_pylist()
     assert [json.loads(row) for row in rows] == [broken.split(",")]
 
 
@@ -227,7 +227,7 @@ def test_a_transaction_of_another_day_is_quarantined_as_a_duplicate(home: Settin
         put_transactions(home, good_rows(150))
         receipts = ingest_day(home)
         assert receipts["validate_transactions"].facts["broken_by_rule"] == {"duplicate": 1}
-    assert Lake(home.lake).read(TRANSACTIONS)["transaction_id"].to_pylist().count(7) == 1
+    assert lake_of(home).read(TRANSACTIONS)["transaction_id"].to_pylist().count(7) == 1
     keys = {alert["key"] for alert in raised(home)}
     assert f"{DAY}/transactions/duplicate" in keys
 
@@ -328,7 +328,7 @@ def test_of_two_reports_on_one_day_the_later_counts(published: Settings) -> None
     rows = labels(120)[:100]
     put_labels(published, [*rows, "3,2026-01-06T12:00:00Z,0"], NEXT)
     label_day(published, NEXT)
-    merged = {row["transaction_id"]: row["is_fraud"] for row in Lake(published.lake).read(LABELS).to_pylist()}
+    merged = {row["transaction_id"]: row["is_fraud"] for row in lake_of(published).read(LABELS).to_pylist()}
     assert merged[3] == 0
     assert len(merged) == 100
 

@@ -13,7 +13,7 @@ from fastapi.testclient import TestClient
 
 from jobs.conf.policy import load_policy
 from jobs.conf.settings import Settings
-from jobs.lake.store import Lake
+from jobs.lake.store import lake_of
 from jobs.lake.tables import PREDICTIONS
 from jobs.serving.app import Service, create_app
 from jobs.serving.bundle import ModelBundle
@@ -72,7 +72,7 @@ def transaction(**changes: Any) -> dict[str, Any]:
 
 def logged(home: Settings) -> list[dict[str, Any]]:
     """The prediction log after the service has stopped."""
-    rows: list[dict[str, Any]] = Lake(home.lake).read(PREDICTIONS).to_pylist()
+    rows: list[dict[str, Any]] = lake_of(home).read(PREDICTIONS).to_pylist()
     return sorted(rows, key=lambda row: (row["transaction_id"], row["variant"]))
 
 

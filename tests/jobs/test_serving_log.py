@@ -9,7 +9,7 @@ import pytest
 
 from jobs.conf.policy import Rules
 from jobs.conf.settings import Settings
-from jobs.lake.store import Lake
+from jobs.lake.store import lake_of
 from jobs.lake.tables import PREDICTIONS
 from jobs.serving.prediction_log import Prediction, PredictionLog, features_text
 from jobs.serving.rules import RuleHit, RulesLayer, stricter
@@ -43,11 +43,11 @@ NEXT = datetime(2026, 2, 1, tzinfo=UTC)
 
 
 def test_rows_land_on_the_day_of_their_event(home: Settings) -> None:
-    log = PredictionLog(Lake(home.lake))
+    log = PredictionLog(lake_of(home))
     for number, moment in enumerate((NOON, LATE, NEXT)):
         log.put(prediction(number, moment))
     assert log.flush()
-    rows = Lake(home.lake).read(PREDICTIONS).sort_by("transaction_id").to_pylist()
+    rows = lake_of(home).read(PREDICTIONS).sort_by("transaction_id").to_pylist()
     assert [row["day"] for row in rows] == [date(2026, 1, 31), date(2026, 1, 31), date(2026, 2, 1)]
     assert rows[0]["event_time"] == NOON
     assert rows[0]["served_at"] == datetime(2027, 1, 15, 8, 0, 0, 250000, tzinfo=UTC)
@@ -62,12 +62,12 @@ def test_rows_land_on_the_day_of_their_event(home: Settings) -> None:
 
 
 def test_a_full_queue_drops_and_counts(home: Settings) -> None:
-    log = PredictionLog(Lake(home.lake), capacity=2)
+    log = PredictionLog(lake_of(home), capacity=2)
     for number in range(5):
         log.put(prediction(number, NOON))
     assert (log.queued, log.dropped) == (2, 3)
     assert log.flush()
-    assert Lake(home.lake).read(PREDICTIONS)["transaction_id"].to_pylist() == [0, 1]
+    assert lake_of(home).read(PREDICTIONS)["transaction_id"].to_pylist() == [0, 1]
 
 
 def test_rows_wait_while_the_lake_cannot_be_written_and_land_once_afterwards(
@@ -75,7 +75,7 @@ def test_rows_wait_while_the_lake_cannot_be_written_and_land_once_afterwards(
 ) -> None:
     home.home.mkdir(parents=True)
     home.lake.write_text("a file where the folder should be")
-    log = PredictionLog(Lake(home.lake))
+    log = PredictionLog(lake_of(home))
     log.put(prediction(0, NOON))
     assert not log.flush()
     assert log.last_error
@@ -83,16 +83,16 @@ def test_rows_wait_while_the_lake_cannot_be_written_and_land_once_afterwards(
     home.lake.unlink()
     assert log.flush()
     assert log.last_error == ""
-    assert sorted(Lake(home.lake).read(PREDICTIONS)["transaction_id"].to_pylist()) == [0, 1]
+    assert sorted(lake_of(home).read(PREDICTIONS)["transaction_id"].to_pylist()) == [0, 1]
 
 
 def test_a_graceful_stop_writes_what_waits(home: Settings) -> None:
-    log = PredictionLog(Lake(home.lake), interval=60.0)
+    log = PredictionLog(lake_of(home), interval=60.0)
     log.start()
     for number in range(500):
         log.put(prediction(number, NOON))
     log.stop()
-    assert Lake(home.lake).read(PREDICTIONS).num_rows == 500
+    assert lake_of(home).read(PREDICTIONS).num_rows == 500
 
 
 def test_features_that_could_not_be_read_are_an_empty_text() -> None:

@@ -23,7 +23,7 @@ from jobs.core import SluiceError
 from jobs.features import materialize
 from jobs.features.declarations import FEATURE_VERSION, MODEL_FEATURES, stored_features
 from jobs.features.tables import FEATURE_TABLES
-from jobs.lake.store import Lake
+from jobs.lake.store import lake_of
 from jobs.lake.tables import PREDICTIONS
 from jobs.serving.__main__ import address_of, is_loopback
 from tests.served_bundles import constant_graph, logistic_graph, register, registry_in, write_bundle
@@ -101,7 +101,7 @@ def publish_features(settings: Settings) -> None:
         }
         values |= {feature.name: [2.0] for feature in stored_features(entity)}
         columns = {field.name: pa.array(values[field.name], field.type) for field in table.schema}
-        Lake(settings.lake).replace(table, pa.table(columns), DAY)
+        lake_of(settings).replace(table, pa.table(columns), DAY)
     materialize.run(materialize.Params(day=DAY), settings)
 
 
@@ -149,7 +149,7 @@ def test_a_service_follows_the_registry_scores_stored_features_and_flushes_its_l
         for number in range(4, 104):
             http.post("/score", json=transaction(number))
         assert stop(process) == 0
-    rows = Lake(installation.lake).read(PREDICTIONS)
+    rows = lake_of(installation).read(PREDICTIONS)
     assert sorted(rows["transaction_id"].to_pylist()) == list(range(1, 104))
 
     # a restart while the registry is away serves the same

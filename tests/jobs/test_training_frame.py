@@ -13,7 +13,7 @@ from jobs.conf.settings import Settings
 from jobs.core import GateClosed, SluiceError, midnight
 from jobs.features.declarations import MODEL_FEATURES, stored_features
 from jobs.features.tables import FEATURE_TABLES
-from jobs.lake.store import Lake
+from jobs.lake.store import lake_of
 from jobs.lake.tables import LABELS, LANDED_FILES, MERGED_LABELS, TRANSACTIONS
 from jobs.training import frame, labels, score_day
 
@@ -23,7 +23,7 @@ LAST = FIRST + timedelta(days=DAYS - 1)
 
 def put(settings: Settings, table: object, rows: list[dict[str, object]], day: date) -> None:
     schema = table.schema  # type: ignore[attr-defined]
-    Lake(settings.lake).replace(table, pa.Table.from_pylist(rows, schema=schema), day)  # type: ignore[arg-type]
+    lake_of(settings).replace(table, pa.Table.from_pylist(rows, schema=schema), day)  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -107,7 +107,7 @@ def test_a_leak_in_a_feature_table_closes_the_gate_and_leaves_no_frame(filled: S
     labels.run(labels.Params(day=LAST, run="r"), filled)
     folder = filled.work / "training" / "r"
     known = pd.read_parquet(folder / "labels.parquet")
-    lake = Lake(filled.lake)
+    lake = lake_of(filled)
     payer = lake.read(TRANSACTIONS).to_pandas().set_index("transaction_id")["customer_id"]
     # fraud is made a matter of who pays, and that person's feature tells it
     known["is_fraud"] = known["transaction_id"].map(payer).eq(3).astype("int8")
@@ -124,7 +124,7 @@ def test_a_leak_in_a_feature_table_closes_the_gate_and_leaves_no_frame(filled: S
 
 
 def test_a_transaction_on_two_days_is_an_error_that_names_it_and_the_day_to_repair(filled: Settings) -> None:
-    lake, day = Lake(filled.lake), FIRST + timedelta(days=10)
+    lake, day = lake_of(filled), FIRST + timedelta(days=10)
     rows = lake.read(TRANSACTIONS, first=day, last=day).to_pandas()
     rows.loc[0, "transaction_id"] = 7  # of the first day
     lake.replace(TRANSACTIONS, pa.Table.from_pandas(rows, schema=TRANSACTIONS.schema), day)

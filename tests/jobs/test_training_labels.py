@@ -14,7 +14,7 @@ from jobs.conf.contract import LabelFeed
 from jobs.conf.policy import load_policy
 from jobs.conf.settings import Settings
 from jobs.core import SluiceError
-from jobs.lake.store import Lake
+from jobs.lake.store import lake_of
 from jobs.lake.tables import LABELS, LANDED_FILES, MERGED_LABELS, TRANSACTIONS
 from jobs.training import frame as frame_job
 from jobs.training import labels as labels_job
@@ -61,20 +61,20 @@ def write_day(settings: Settings, day: date, ids: list[int]) -> None:
             "amount_minor": [100] * len(ids),
         }
     )
-    Lake(settings.lake).replace(TRANSACTIONS, rows.cast(TRANSACTIONS.schema), day)
+    lake_of(settings).replace(TRANSACTIONS, rows.cast(TRANSACTIONS.schema), day)
 
 
 def land_labels(settings: Settings, day: date, digest: str = "a") -> None:
     empty = {"int32": 0, "int64": 0, "string": ""}
     file = {field.name: empty.get(str(field.type)) for field in LANDED_FILES.schema}
     file |= {"day": day, "feed": "labels", "digest": digest}
-    Lake(settings.lake).replace(LANDED_FILES, pa.Table.from_pylist([file], schema=LANDED_FILES.schema), day)
+    lake_of(settings).replace(LANDED_FILES, pa.Table.from_pylist([file], schema=LANDED_FILES.schema), day)
 
 
 def write_labels(
     settings: Settings, day: date, ids: list[int], *, landed: bool = True, merged: bool = True
 ) -> None:
-    lake = Lake(settings.lake)
+    lake = lake_of(settings)
     rows = pa.table(
         {
             "day": [day] * len(ids),

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from jobs.conf.contract import load_contract
 from jobs.conf.settings import Settings, load_settings
 from jobs.core import GateClosed, SluiceError
-from jobs.lake.store import Lake
+from jobs.lake.store import lake_of
 from jobs.lake.tables import QUARANTINE, TRANSACTIONS
 from jobs.quality.feeds import transactions_feed
 from jobs.quality.parse import copy_numbers, parse, read_text, read_values
@@ -51,7 +51,7 @@ def account(fuzzed: Settings, data: bytes) -> None:
     published = run_named("publish_transactions", fuzzed).rows
     quarantined = run_named("quarantine_transactions", fuzzed).rows
     assert landed == published + quarantined
-    lake = Lake(fuzzed.lake)
+    lake = lake_of(fuzzed)
     rows = lake.read(TRANSACTIONS, first=DAY, last=DAY)
     assert (len(rows), len(lake.read(QUARANTINE, first=DAY, last=DAY))) == (published, quarantined)
     ids = rows["transaction_id"].to_pylist()
