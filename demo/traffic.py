@@ -11,7 +11,7 @@ from collections.abc import Callable
 from datetime import date
 from urllib.parse import urlsplit
 
-from jobs.conf.contract import Contract
+from jobs.conf.contract import STANDARD_COLUMNS, Contract
 from jobs.ingest.sources import open_source, read_day
 from jobs.quality.feeds import transactions_feed
 from jobs.quality.parse import parse, read_text
@@ -25,10 +25,11 @@ def requests_of(contract: Contract, source_uri: str, day: date) -> list[bytes]:
     A row that cannot be read or comes twice is not sent: a card terminal would not have sent it either.
     """
     feed = transactions_feed(contract)
-    data = read_day(open_source(source_uri), contract.transactions.file, day)
+    data = read_day(open_source(source_uri), contract.transactions.file, day).data
     rows = parse(read_text(data, feed.format, source_uri), feed, day, source_uri)
     rows = rows[rows["copy_number"] == 0]
-    values = rows[[f"{name}_value" for name in feed.columns]].set_axis(list(feed.columns), axis=1).dropna()
+    values = rows[[f"{name}_value" for name in STANDARD_COLUMNS]].dropna()
+    values = values.set_axis(list(STANDARD_COLUMNS), axis=1)
     values = values.sort_values("event_time", kind="stable")
     return [
         json.dumps({**{name: int(value) for name, value in row.items()}, "event_time": moment}).encode()

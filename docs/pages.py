@@ -20,8 +20,9 @@ from docs.sources import (
     yaml_leaves,
 )
 from jobs.conf.contract import FOLDER as CONTRACTS
-from jobs.conf.contract import load_contract
+from jobs.conf.contract import Column, Contract, load_contract
 from jobs.conf.settings import PREFIX, PROJECT_ROOT, Settings
+from jobs.core import StrictModel
 from jobs.features.declarations import FEATURE_VERSION, FEATURES
 from jobs.features.tables import FEATURE_TABLES
 from jobs.lake import tables as lake_tables
@@ -327,7 +328,8 @@ def contracts_page() -> str:
     """The contracts that come with the project, and every key of a contract."""
     introduction = (
         "What a source promises: one file in `jobs/conf/contracts`, or anywhere (`SLUICE_CONTRACT=/a/path."
-        "yaml`). How to write one: [bring your own data](../bring-your-own-data.md)."
+        "yaml`). How to write one: [bring your own data](../bring-your-own-data.md). The table "
+        "`transactions`, the validation suites, this page and the simulator's files follow from it."
     )
     keys = []
     for model in ("Contract", "TransactionFeed", "Column", "LabelFeed", "ErrorCosts"):
@@ -336,43 +338,57 @@ def contracts_page() -> str:
             for field in parameters("jobs.conf.contract", model)
         ]
         keys += [f"### {model}\n", table(("Key", "Type", "Default", "Meaning"), rows)]
-    sections = [_contract_section(file.stem) for file in sorted(CONTRACTS.glob("*.yaml"))]
+    sections = [contract_section(load_contract(file.stem)) for file in sorted(CONTRACTS.glob("*.yaml"))]
     return page("Contracts", introduction, *sections, "## Keys of a contract\n", *keys)
 
 
-def _contract_section(name: str) -> str:
-    contract = load_contract(name)
-    feed, labels = contract.transactions, contract.labels
-    rows: list[tuple[object, ...]] = [
+def contract_section(contract: Contract) -> str:
+    """Everything that a contract says: a changed fact is a changed line of the page."""
+    columns: list[tuple[object, ...]] = [
         (
             f"`{standard}`",
             f"`{column.source}`",
             column.type,
             column.unit,
             _bounds(column.minimum, column.maximum),
-            "policy" if column.null_share is None else f"{column.null_share:.0%}",
+            _nulls(column),
             column.description,
         )
-        for standard, column in feed.columns.items()
+        for standard, column in contract.transactions.columns.items()
     ]
-    origin = (
-        f"one {labels.format} file `{labels.file}` a day"
-        if labels.origin == "feed"
-        else f"the column `{labels.is_fraud}` of the transactions themselves, hidden until its time"
-    )
     return "\n".join(
         [
             f"## {contract.name}\n",
-            f"{contract.description} Owner: {contract.owner}. Currency: {contract.currency}.\n",
-            f"Transactions: one {feed.format} file `{feed.file}` a day, about {feed.rows_per_day:,} rows. "
-            f"Labels: {origin}; usually known after {labels.delay_days} days, mature after "
-            f"{labels.maturity_days}.\n",
-            table(("Column", "Source's name", "Type", "Unit", "Bounds", "Nulls up to", "Meaning"), rows),
+            f"{contract.description}\n",
+            table(("Column", "Source's name", "Type", "Unit", "Bounds", "Nulls", "Meaning"), columns),
+            table(("Fact", "Value", "Meaning"), _facts(contract)),
         ]
+    )
+
+
+def _facts(model: StrictModel, place: str = "") -> list[tuple[object, ...]]:
+    """Every value of a contract but its columns, name and description, which have their own places."""
+    rows: list[tuple[object, ...]] = []
+    for name, info in type(model).model_fields.items():
+        value = getattr(model, name)
+        if isinstance(value, StrictModel):
+            rows += _facts(value, f"{place}{name}.")
+        elif isinstance(value, tuple):
+            rows.append((f"`{place}{name}`", ", ".join(f"`{each}`" for each in value), info.description))
+        elif f"{place}{name}" not in ("name", "description", "transactions.columns"):
+            rows.append((f"`{place}{name}`", f"`{value}`" if value != "" else "", info.description or ""))
+    return rows
+
+
+def _nulls(column: Column) -> str:
+    if column.optional:
+        return "optional"
+    return (
+        "up to the policy's share" if column.null_share is None else f"up to {column.null_share * 100:.10g}%"
     )
 
 
 def _bounds(low: float | None, high: float | None) -> str:
     if low is None and high is None:
         return ""
-    return f"{'' if low is None else f'{low:g}'} … {'' if high is None else f'{high:g}'}".strip()
+    return f"{'' if low is None else f'{low:.15g}'} … {'' if high is None else f'{high:.15g}'}".strip()

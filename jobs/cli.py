@@ -1,6 +1,7 @@
 """`sluice NAME --day D …`: every job runs without Airflow.
 
-`sluice --list` shows the jobs; `sluice config` shows settings and policy, `--schema` their JSON schema.
+`sluice --list` shows the jobs; `sluice config` shows settings and policy, `--schema` their JSON schema;
+`sluice quarantine show` lists rows that broke a rule, `sluice quarantine release` vouches for some of them.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _dispatch(argv: list[str]) -> int:
     if not argv or argv[0] in {"-h", "--help"}:
         print(__doc__)
-        print("commands: --list, config, or the name of a job; `sluice` has also up, down, status, airflow")
+        print("commands: --list, config, quarantine, or the name of a job")
+        print("`sluice` has also up, down, status, airflow")
         return 0 if argv else 2
     command, rest = argv[0], argv[1:]
     if command == "--list":
@@ -37,6 +39,10 @@ def _dispatch(argv: list[str]) -> int:
         return 0
     if command == "config":
         return _config(rest)
+    if command == "quarantine":
+        from jobs.quarantine_cli import run_quarantine
+
+        return run_quarantine(rest)
     return _run(command, rest)
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from jobs.conf.settings import Settings
+from jobs.core import midnight
 from jobs.features.declarations import Entity, stored_features
 from jobs.features.tables import FEATURE_TABLES
 from jobs.lake.store import lake_of
@@ -21,8 +22,11 @@ def moment(text: str) -> datetime:
     return datetime.fromisoformat(text).replace(tzinfo=UTC)
 
 
-def transaction_rows(*rows: tuple[int, str, int, int, int]) -> pa.Table:
-    """transaction_id, event_time, customer_id, terminal_id, amount_minor."""
+def transaction_rows(*rows: tuple[int, str, int, int, int], file_day: date | None = None) -> pa.Table:
+    """transaction_id, event_time, customer_id, terminal_id, amount_minor.
+
+    They come in the file of their own day, or all in that of `file_day`, and are available when it ends.
+    """
     return pa.Table.from_pylist(
         [
             {
@@ -32,6 +36,8 @@ def transaction_rows(*rows: tuple[int, str, int, int, int]) -> pa.Table:
                 "customer_id": customer,
                 "terminal_id": terminal,
                 "amount_minor": amount,
+                "available_at": midnight((file_day or moment(when).date()) + timedelta(days=1)),
+                "file_day": file_day or moment(when).date(),
             }
             for key, when, customer, terminal, amount in rows
         ],

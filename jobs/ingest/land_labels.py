@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import csv
 import io
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 
 import pandas as pd
 from pydantic import Field
@@ -49,8 +49,8 @@ def frauds_of(text: pd.DataFrame, transaction_id: str, is_fraud: str, where: str
     return sink.getvalue().encode()
 
 
-def derive_feed(contract: Contract, source: Source, day: date) -> tuple[bytes, str]:
-    """The feed that a source without one would have sent on a day, and a remark.
+def derive_feed(contract: Contract, source: Source, day: date) -> tuple[bytes, datetime | None, str]:
+    """The feed that a source without one would have sent on a day, its object's instant, and a remark.
 
     Raises:
         SluiceError: the source has no transactions of the day that the feed is about.
@@ -59,15 +59,15 @@ def derive_feed(contract: Contract, source: Source, day: date) -> tuple[bytes, s
     file = contract.transactions.file
     names = contract.labels.transaction_id, contract.labels.is_fraud
     try:
-        data = source.read(file.replace("{day}", str(about)))
+        found = source.read(file.replace("{day}", str(about)))
     except FileNotThere:
         days = days_there(source, file)
         if days and about < days[0]:
-            return f"{names[0]},{names[1]}\n".encode(), f"the data begins on {days[0]}: no labels yet"
-        data = read_day(source, file, about)
+            return f"{names[0]},{names[1]}\n".encode(), None, f"the data begins on {days[0]}: no labels yet"
+        found = read_day(source, file, about)
     where = f"{source.address}, {about}"
-    text = read_text(data, contract.transactions.format, where)
-    return frauds_of(text, *names, where), f"frauds of {about}"
+    text = read_text(found.data, contract.transactions.format, where)
+    return frauds_of(text, *names, where), found.modified, f"frauds of {about}"
 
 
 def run(params: Params, settings: Settings) -> Receipt:
@@ -75,15 +75,16 @@ def run(params: Params, settings: Settings) -> Receipt:
     watch = Stopwatch()
     contract = contract_of(settings)
     feed, remark = contract.labels, ""
+    arrived_at: datetime | None
     if feed.origin == "transactions":
         address = allowed_address(settings, params.source_uri, settings.source_uri, "SLUICE_SOURCE_URI")
         source, kind = open_source(address), "csv"
-        data, remark = derive_feed(contract, source, params.day)
+        data, arrived_at, remark = derive_feed(contract, source, params.day)
     else:
         address = allowed_address(settings, params.source_uri, settings.labels_uri, "SLUICE_LABELS_URI")
         source, kind = open_source(address), feed.format
-        data = read_day(source, feed.file, params.day)
+        data, arrived_at = read_day(source, feed.file, params.day)
     rows = count_rows(data, kind, f"{source.address}, {params.day}")
-    landing = land(settings, LABELS_FEED, params.day, source.address, data, kind, rows)
+    landing = land(settings, LABELS_FEED, params.day, source.address, data, kind, rows, arrived_at)
     receipt = landing_receipt("land_labels", "raw_labels", landing, watch)
     return receipt.model_copy(update={"facts": {**receipt.facts, "remark": remark}})

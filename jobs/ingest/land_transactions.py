@@ -34,9 +34,11 @@ def run(params: Params, settings: Settings) -> Receipt:
     feed = contract_of(settings).transactions
     address = allowed_address(settings, params.source_uri, settings.source_uri, "SLUICE_SOURCE_URI")
     source = open_source(address)
-    data = read_day(source, feed.file, params.day)
-    rows = count_rows(data, feed.format, f"{source.address}, {params.day}")
-    landing = land(settings, TRANSACTIONS_FEED, params.day, source.address, data, feed.format, rows)
+    file = read_day(source, feed.file, params.day)
+    rows = count_rows(file.data, feed.format, f"{source.address}, {params.day}")
+    landing = land(
+        settings, TRANSACTIONS_FEED, params.day, source.address, file.data, feed.format, rows, file.modified
+    )
     return landing_receipt("land_transactions", "raw_transactions", landing, watch)
 
 
@@ -55,6 +57,7 @@ def landing_receipt(job: str, artefact: str, landing: Landing, watch: Stopwatch)
             "address": landed.address,
             "path": landed.path,
             "size_bytes": landed.size_bytes,
+            "arrived_at": landed.arrived_at.isoformat() if landed.arrived_at else "",
             "landed_version": landed.sequence,
             "is_new": landing.is_new,
         },

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import date
+from datetime import date, datetime
 
 import pyarrow as pa
 from pydantic import Field
@@ -37,6 +37,12 @@ class Landed(StrictModel):
     digest: str
     size_bytes: int
     rows: int
+    arrived_at: datetime | None  # when the source's object was last modified; None: derived from no object
+
+    @property
+    def run_name(self) -> str:
+        """The name of the validation of this version."""
+        return f"{self.day}-{self.digest[:NAME_DIGITS]}"
 
 
 class Landing(StrictModel):
@@ -67,7 +73,14 @@ def allowed_address(settings: Settings, asked: str, default: str, variable: str)
 
 
 def land(
-    settings: Settings, feed: str, day: date, address: str, data: bytes, extension: str, rows: int
+    settings: Settings,
+    feed: str,
+    day: date,
+    address: str,
+    data: bytes,
+    extension: str,
+    rows: int,
+    arrived_at: datetime | None,
 ) -> Landing:
     """Keep a file unchanged and note it in the ledger."""
     digest = hashlib.sha256(data).hexdigest()
@@ -90,6 +103,7 @@ def land(
             digest=digest,
             size_bytes=len(data),
             rows=rows,
+            arrived_at=arrived_at,
         )
         added = pa.Table.from_pylist([landed.model_dump()], schema=LANDED_FILES.schema)
         version = lake.replace(LANDED_FILES, pa.concat_tables([known, added]), day)

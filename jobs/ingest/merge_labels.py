@@ -1,7 +1,7 @@
 """The job `merge_labels`: the chargebacks of a day become the labels that were known from that day on.
 
 In: the day's passed validation. Out: the partition of `labels` of the day of report, `available_at` being
-the reported instant (midnight where the feed has none), the day's partition of `quarantined_labels`, and
+the reported instant (midnight where the feed has none), the partition `labels.<day>` of `quarantine`, and
 last the day's row of `merged_labels`: training and monitoring count a day only with it.
 Errors: GateClosed where the validation did not pass or is missing, or the count of rows does not add up.
 """
@@ -15,12 +15,12 @@ from jobs.conf.settings import Settings
 from jobs.core import DayParams, Receipt, Stopwatch, midnight
 from jobs.ingest.quarantine_transactions import quarantine_rows
 from jobs.lake.store import conform, content_digest, lake_of
-from jobs.lake.tables import LABELS, MERGED_LABELS, QUARANTINED_LABELS, TIMESTAMP
+from jobs.lake.tables import LABELS, MERGED_LABELS, QUARANTINE, TIMESTAMP, feed_part
 from jobs.quality.feeds import LABELS_FEED
 from jobs.quality.gate import read_evidence, split_rows
 
 READS = ("validation_labels",)
-WRITES = ("labels", "quarantined_labels", "merged_labels")
+WRITES = ("labels", "quarantine", "merged_labels")
 
 
 class Params(DayParams):
@@ -48,7 +48,7 @@ def run(params: Params, settings: Settings) -> Receipt:
         ),
     )
     lake = lake_of(settings)
-    lake.replace(QUARANTINED_LABELS, quarantine_rows(bad, landed), params.day)
+    lake.replace(QUARANTINE, quarantine_rows(bad, landed), feed_part(LABELS_FEED, params.day))
     version = lake.replace(LABELS, rows, params.day)
     merged = {"day": params.day, "digest": landed.digest, "rows": len(rows)}
     lake.replace(MERGED_LABELS, pa.Table.from_pylist([merged], MERGED_LABELS.schema), params.day)

@@ -7,12 +7,15 @@ Errors: GateClosed where the validation did not pass or is missing, or the count
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import pyarrow as pa
 
+from jobs.conf.contract import contract_of
 from jobs.conf.settings import Settings
-from jobs.core import DayParams, Receipt, Stopwatch
+from jobs.core import DayParams, Receipt, Stopwatch, midnight
 from jobs.lake.store import conform, content_digest, lake_of
-from jobs.lake.tables import TRANSACTIONS
+from jobs.lake.tables import TIMESTAMP, TRANSACTIONS, transactions_table
 from jobs.quality.feeds import TRANSACTIONS_FEED
 from jobs.quality.gate import read_evidence, split_rows
 
@@ -30,8 +33,17 @@ def run(params: Params, settings: Settings) -> Receipt:
     validation, parsed, landed = read_evidence(settings, TRANSACTIONS_FEED, params.day)
     good, bad = split_rows(validation, parsed, landed)
     days = pa.array([params.day] * len(good), type=pa.date32())
-    rows = conform(TRANSACTIONS, good.append_column("day", days))
-    version = lake_of(settings).replace(TRANSACTIONS, rows, params.day)
+    placed = good.append_column("day", days).append_column("file_day", days)
+    delivered = pa.scalar(midnight(params.day + timedelta(days=1)), type=TIMESTAMP)
+    if "available_at" in placed.column_names:  # the source's own, which may be optional
+        position = placed.column_names.index("available_at")
+        own = placed["available_at"].fill_null(delivered)
+        placed = placed.set_column(position, "available_at", own)
+    else:
+        placed = placed.append_column("available_at", pa.repeat(delivered, len(good)))
+    table = transactions_table(contract_of(settings))
+    rows = conform(table, placed)
+    version = lake_of(settings).replace(table, rows, params.day)
     return Receipt(
         job="publish_transactions",
         table=TRANSACTIONS.name,

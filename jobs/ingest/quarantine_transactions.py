@@ -1,18 +1,21 @@
 """The job `quarantine_transactions`: rows that broke a rule, as they came, with the rules.
 
-In: the day's passed validation. Out: the day's partition of `quarantine`, one row for each broken row.
-Errors: GateClosed where the validation did not pass or is missing.
+In: the day's passed validation. Out: the partition `transactions.<day>` of `quarantine`, one row for each
+broken row.
+Errors: GateClosed where the validation did not pass or is missing; SluiceError where the contract says
+something of `transactions` that the table cannot take: before either table is written.
 """
 
 from __future__ import annotations
 
 import pyarrow as pa
 
+from jobs.conf.contract import contract_of
 from jobs.conf.settings import Settings
 from jobs.core import DayParams, Receipt, Stopwatch
 from jobs.ingest.landing import Landed
-from jobs.lake.store import content_digest, lake_of
-from jobs.lake.tables import QUARANTINE
+from jobs.lake.store import conform, content_digest, lake_of
+from jobs.lake.tables import QUARANTINE, feed_part, transactions_table
 from jobs.quality.feeds import TRANSACTIONS_FEED
 from jobs.quality.gate import read_evidence, split_rows
 
@@ -25,18 +28,18 @@ class Params(DayParams):
 
 
 def quarantine_rows(bad: pa.Table, landed: Landed) -> pa.Table:
-    """Broken rows in the shape of the quarantine tables."""
-    count = len(bad)
-    return pa.table(
-        {
-            "day": pa.array([landed.day] * count, type=pa.date32()),
-            "feed": pa.array([landed.feed] * count, type=pa.string()),
-            "row_number": bad["row_number"],
-            "rule": bad["rule"],
-            "row": bad["row"],
-            "digest": pa.array([landed.digest] * count, type=pa.string()),
-        }
-    )
+    """Broken rows in the shape of the table `quarantine`."""
+    same = {
+        "part": feed_part(landed.feed, landed.day),
+        "day": landed.day,
+        "feed": landed.feed,
+        "digest": landed.digest,
+        "run": landed.run_name,
+    }
+    rows = bad.select(["row_number", "rule", "row"])
+    for name, value in same.items():
+        rows = rows.append_column(name, pa.array([value] * len(bad), type=QUARANTINE.schema.field(name).type))
+    return conform(QUARANTINE, rows)
 
 
 def run(params: Params, settings: Settings) -> Receipt:
@@ -44,12 +47,13 @@ def run(params: Params, settings: Settings) -> Receipt:
     watch = Stopwatch()
     validation, parsed, landed = read_evidence(settings, TRANSACTIONS_FEED, params.day)
     _, bad = split_rows(validation, parsed, landed)
-    rows = quarantine_rows(bad, landed)
-    version = lake_of(settings).replace(QUARANTINE, rows, params.day)
+    rows, lake = quarantine_rows(bad, landed), lake_of(settings)
+    lake.check(transactions_table(contract_of(settings)))
+    version = lake.replace(QUARANTINE, rows, feed_part(TRANSACTIONS_FEED, params.day))
     return Receipt(
         job="quarantine_transactions",
         table=QUARANTINE.name,
-        partition=str(params.day),
+        partition=feed_part(TRANSACTIONS_FEED, params.day),
         version=version,
         rows=len(rows),
         digest=content_digest(rows),

@@ -1,8 +1,9 @@
 """Where files come from and go to: a directory, or a bucket and prefix on S3.
 
-In: an address (`/path`, `file:///path`, `s3://bucket/prefix`) and file names. Out: bytes. S3 is reached
-through boto3 with what the environment says (`AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`,
-`AWS_ENDPOINT_URL`, `AWS_REGION`); credentials never appear in an address, an error or a log.
+In: an address (`/path`, `file:///path`, `s3://bucket/prefix`) and file names. Out: bytes, with the instant at
+which they were last modified as the source says it. S3 is reached through boto3 with what the environment
+says (`AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`, `AWS_ENDPOINT_URL`, `AWS_REGION`); credentials never
+appear in an address, an error or a log.
 Errors: SluiceError for each thing that can be wrong with an address.
 """
 
@@ -12,10 +13,10 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import date
+from datetime import UTC, date, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import boto3
 from botocore.config import Config
@@ -41,8 +42,18 @@ REFUSED = {
 }  # fmt: skip
 
 
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
 class FileNotThere(SluiceError):
     """The source has no file of that name."""
+
+
+class SourceFile(NamedTuple):
+    """A file as its source had it."""
+
+    data: bytes
+    modified: datetime  # UTC; the source's own word, no clock of ours
 
 
 class Source(Protocol):
@@ -50,8 +61,8 @@ class Source(Protocol):
 
     address: str
 
-    def read(self, name: str) -> bytes:
-        """The file's bytes; FileNotThere where there is none."""
+    def read(self, name: str) -> SourceFile:
+        """The file; FileNotThere where there is none."""
 
     def write(self, name: str, data: bytes) -> None:
         """Put a file there, whole or not at all."""
@@ -67,9 +78,11 @@ class DirectorySource:
         self.folder = folder.expanduser().resolve()
         self.address = str(self.folder)
 
-    def read(self, name: str) -> bytes:
+    def read(self, name: str) -> SourceFile:
         try:
-            return (self.folder / checked_name(name)).read_bytes()
+            with (self.folder / checked_name(name)).open("rb") as file:
+                changed = os.fstat(file.fileno()).st_mtime_ns // 1000
+                return SourceFile(file.read(), EPOCH + timedelta(microseconds=changed))
         except FileNotFoundError:
             raise FileNotThere(f"source {self.address}: no file {name}") from None
         except OSError as error:
@@ -114,11 +127,10 @@ class S3Source:
         # a session of its own: the default one would keep the first credentials for good
         return boto3.Session().client("s3", region_name=region, config=config)
 
-    def read(self, name: str) -> bytes:
+    def read(self, name: str) -> SourceFile:
         with self._explained(name):
             answer = self._client.get_object(Bucket=self.bucket, Key=self.prefix + checked_name(name))
-            data: bytes = answer["Body"].read()
-            return data
+            return SourceFile(answer["Body"].read(), answer["LastModified"].astimezone(UTC))
 
     def write(self, name: str, data: bytes) -> None:
         with self._explained(name):
@@ -207,7 +219,7 @@ def days_there(source: Source, template: str) -> list[date]:
     return sorted(date.fromisoformat(text) for text in found if _is_day(text))
 
 
-def read_day(source: Source, template: str, day: date) -> bytes:
+def read_day(source: Source, template: str, day: date) -> SourceFile:
     """The file of a day.
 
     Raises:

@@ -20,6 +20,7 @@ from deltalake.exceptions import TableNotFoundError
 
 from jobs.conf.settings import Settings
 from jobs.core import SluiceError
+from jobs.lake.evolve import evolve, new_columns
 from jobs.lake.tables import Table
 from jobs.locks import file_lock
 
@@ -76,11 +77,21 @@ class Lake:
         values = DeltaTable(str(self.path(table))).partitions()
         return sorted({str(value[table.partition]) for value in values})
 
+    def check(self, table: Table) -> None:
+        """Refuse a declaration that the table, where it exists, cannot take.
+
+        Raises:
+            SluiceError: a column has another type, is no longer declared, or is new and not optional.
+        """
+        if self.exists(table):
+            new_columns(DeltaTable(str(self.path(table))), table)
+
     def replace(self, table: Table, rows: pa.Table, partition: date | str) -> int:
         """Replace one partition with `rows` in one commit; gives the new table version.
 
         Raises:
-            SluiceError: a column is missing or of another type, or a row lies outside the partition.
+            SluiceError: a column is missing or of another type, here or in the table, or a row lies outside
+                the partition.
         """
         rows = conform(table, rows)
         value = str(partition)
@@ -93,6 +104,7 @@ class Lake:
         with self.writing(table):
             if not self.exists(table):
                 DeltaTable.create(path, schema=table.schema, partition_by=[table.partition])
+            evolve(DeltaTable(path), table)
             write_deltalake(
                 path,
                 rows,

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import date
 from typing import Literal
 
 import pyarrow as pa
 
+from jobs.conf.contract import Column, Contract
+
 TIMESTAMP = pa.timestamp("us", tz="UTC")
+# how a column of each of the contract's types is stored
+STORED_TYPES: dict[str, pa.DataType] = {
+    "integer": pa.int64(), "money": pa.int64(), "decimal": pa.float64(), "timestamp": TIMESTAMP,
+    "text": pa.string(),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -20,6 +28,7 @@ class Table:
     key: tuple[str, ...]
     partition: str = "day"
     writer: Literal["delta-rs", "spark"] = "delta-rs"
+    optional: tuple[str, ...] = ()  # columns that an older table may lack: a write adds them, null so far
 
 
 def _schema(**columns: pa.DataType) -> pa.Schema:
@@ -29,30 +38,44 @@ def _schema(**columns: pa.DataType) -> pa.Schema:
 LANDED_FILES = Table(
     "landed_files",
     "what was landed: one row per landed version, the highest sequence is what counts; the object lies "
-    "unchanged under raw/, path starts there",
+    "unchanged under raw/, path starts there; arrived_at is when the source's object was last modified",
     _schema(day=pa.date32(), feed=pa.string(), sequence=pa.int64(), address=pa.string(),
-            path=pa.string(), digest=pa.string(), size_bytes=pa.int64(), rows=pa.int64()),
+            path=pa.string(), digest=pa.string(), size_bytes=pa.int64(), rows=pa.int64(),
+            arrived_at=TIMESTAMP),
     key=("feed", "day", "sequence"),
 )  # fmt: skip
 
 TRANSACTIONS = Table(
     "transactions",
-    "published transactions; money in integer minor units",
+    "published transactions, money in integer minor units; the contract may add optional columns; "
+    "day is the event's, file_day that of the file with the row, available_at when it could be known",
     _schema(day=pa.date32(), transaction_id=pa.int64(), event_time=TIMESTAMP, customer_id=pa.int64(),
-            terminal_id=pa.int64(), amount_minor=pa.int64()),
+            terminal_id=pa.int64(), amount_minor=pa.int64(), available_at=TIMESTAMP, file_day=pa.date32()),
     key=("transaction_id",),
 )  # fmt: skip
 
+RULE_SEPARATOR = "; "  # between the rules that a quarantined row broke
+
 QUARANTINE = Table(
     "quarantine",
-    "transactions that broke a row-level rule, as they came: one row each, with all rules it broke",
-    _schema(day=pa.date32(), feed=pa.string(), row_number=pa.int64(), rule=pa.string(),
-            row=pa.string(), digest=pa.string()),
+    "rows of both feeds that broke a row-level rule, as they came: one row each, with all rules it broke; "
+    "part is feed.day, digest that of the landed file, run the validation's name",
+    _schema(part=pa.string(), day=pa.date32(), feed=pa.string(), row_number=pa.int64(), rule=pa.string(),
+            row=pa.string(), digest=pa.string(), run=pa.string()),
     key=("feed", "day", "row_number"),
+    partition="part",
 )  # fmt: skip
 
-# a table of its own, because each feed replaces its whole day
-QUARANTINED_LABELS = Table(
+QUARANTINE_RELEASES = Table(
+    "quarantine_releases",
+    "quarantined rows that a person has vouched for: good at the next validation of this very landed file",
+    _schema(part=pa.string(), day=pa.date32(), feed=pa.string(), row_number=pa.int64(), digest=pa.string(),
+            person=pa.string(), reason=pa.string()),
+    key=("feed", "day", "digest", "row_number"),
+    partition="part",
+)  # fmt: skip
+
+LABELS = Table(
     "quarantined_labels",
     "chargebacks that broke a row-level rule; one that names no published transaction is kept in labels",
     QUARANTINE.schema,
@@ -128,3 +151,20 @@ PINS = Table(
     key=("name", "table"),
     partition="name",
 )  # fmt: skip
+
+
+def stored_type(column: Column) -> pa.DataType:
+    """How a column of the contract is stored."""
+    return STORED_TYPES[column.type]
+
+
+def transactions_table(contract: Contract) -> Table:
+    """The table `transactions` as one contract has it: the columns that every reader knows, and its own."""
+    own = contract.transactions.optional_columns
+    fields = [pa.field(name, stored_type(column)) for name, column in own.items()]
+    return replace(TRANSACTIONS, schema=pa.schema([*TRANSACTIONS.schema, *fields]), optional=tuple(own))
+
+
+def feed_part(feed: str, day: date) -> str:
+    """The partition of a feed's day in the tables that both feeds share."""
+    return f"{feed}.{day}"

@@ -18,6 +18,12 @@ class Feed(StrictModel):
     ignored: tuple[str, ...]
     key: str  # a row with the same value twice is a duplicate
     instant: str  # the column that must lie inside the day, "" where there is none
+    late_days: int = 0  # the instant may lie this many days before the file's day
+
+    @property
+    def required(self) -> dict[str, Column]:
+        """The columns that a file must have, with a value in every row."""
+        return {name: column for name, column in self.columns.items() if not column.optional}
 
 
 def transactions_feed(contract: Contract) -> Feed:
@@ -30,6 +36,7 @@ def transactions_feed(contract: Contract) -> Feed:
         ignored=feed.ignored,
         key="transaction_id",
         instant="event_time",
+        late_days=feed.late_days,
     )
 
 

@@ -25,8 +25,6 @@ from jobs.ingest.landing import Landed, newest
 from jobs.quality.checkpoint import SuiteRun
 from jobs.quality.suites import DUPLICATE, Rule
 
-RULE_SEPARATOR = "; "
-
 
 class Validation(StrictModel):
     """The outcome of validating one landed file."""

@@ -24,6 +24,7 @@ from jobs.conf.contract import Column
 from jobs.core import SluiceError, midnight
 from jobs.quality.feeds import Feed
 
+DECIMAL = r"^\s*[+-]?[0-9]{1,18}(\.[0-9]{0,18})?([eE][+-]?[0-9]{1,2})?\s*$"
 INTEGER = r"^\s*[+-]?[0-9]{1,18}\s*$"
 # at most two decimals that count: a third one is not money in minor units
 MONEY = r"^\s*(?P<sign>[+-]?)(?P<whole>[0-9]{1,13})(\.(?P<part>[0-9]{0,2})0*)?\s*$"
@@ -118,7 +119,7 @@ def parse(text: pd.DataFrame, feed: Feed, day: date, where: str) -> pd.DataFrame
     """
     found = [name for name in text.columns if name not in (FIELDS, ROW)]
     expected = [column.source for column in feed.columns.values()]
-    for name in expected:
+    for name in (column.source for column in feed.required.values()):
         if name not in found:
             raise SluiceError(
                 f"{where}: column {name!r} is missing; the file has {', '.join(map(repr, found))}"
@@ -129,10 +130,13 @@ def parse(text: pd.DataFrame, feed: Feed, day: date, where: str) -> pd.DataFrame
                 f"{where}: column {name!r} is not in the contract; name it there, or among the ignored ones"
             )
     frame = pd.DataFrame(index=text.index)
+    absent = pd.Series(None, index=text.index, dtype=object)
     for name, column in feed.columns.items():
-        frame[name] = text[column.source]
-        frame[f"{name}_value"] = read_values(text[column.source], column.type)
-    frame[FIELDS] = text[FIELDS]
+        values = text.get(column.source, absent)
+        frame[name] = values
+        frame[f"{name}_value"] = read_values(values, column.type)
+    # a column that may be absent counts as there: the rule about the number of fields knows the contract
+    frame[FIELDS] = text[FIELDS] + len({*expected, *feed.ignored} - set(found))
     frame[ROW] = text[ROW]
     if feed.instant:
         instants = frame[f"{feed.instant}_value"]
@@ -142,7 +146,12 @@ def parse(text: pd.DataFrame, feed: Feed, day: date, where: str) -> pd.DataFrame
 
 
 def read_values(text: pd.Series[Any], kind: str) -> pd.Series[Any]:
-    """Values of one column: Int64 (integers, minor units) or UTC instants; null where unreadable."""
+    """Values of one column: Int64, Float64, text or UTC instants; null where unreadable."""
+    if kind == "text":
+        return text.astype("string")
+    if kind == "decimal":
+        fits = text.str.fullmatch(DECIMAL, na=False).astype(bool)
+        return text.where(fits).map(float, na_action="ignore").astype("Float64")
     if kind == "timestamp":
         fits = text.str.fullmatch(TIMESTAMP, na=False).astype(bool)
         cleaned = text.where(fits).str.strip()
@@ -164,7 +173,7 @@ def copy_numbers(frame: pd.DataFrame, feed: Feed) -> pd.Series[Any]:
 
     The row to keep is the first that can be read in full; of reports that differ in time, the latest.
     """
-    values = [f"{name}_value" for name in feed.columns]
+    values = [f"{name}_value" for name in feed.required]
     order = pd.DataFrame({"incomplete": frame[values].isna().any(axis=1)}, index=frame.index)
     ascending = [True]
     if feed.instant == "reported_at":

@@ -99,6 +99,8 @@ def _column_rules(name: str, column: Column, fields: int, quality: Quality) -> l
             row_level=True, critical=True, allowed=1.0 - quality.passing_rows_min, scored=True,
         ),
     ]  # fmt: skip
+    if column.optional:
+        del rules[0]
     if column.minimum is not None or column.maximum is not None:
         rules.append(_between(bounds, f"{name}_value", quality, column.minimum, column.maximum))
     return rules
@@ -123,4 +125,5 @@ def _between(
 
 
 def _kind(column: Column) -> str:
-    return {"integer": "a whole number", "money": "money", "timestamp": "a timestamp"}[column.type]
+    kinds = {"integer": "a whole number", "money": "money", "timestamp": "a timestamp"}
+    return {**kinds, "decimal": "a number", "text": "text"}[column.type]

@@ -21,11 +21,12 @@ from jobs.conf.policy import Quality
 from jobs.conf.settings import Settings
 from jobs.core import GateClosed, Outcome, Receipt, Stopwatch
 from jobs.ingest.landing import Landed, newest, read_landed
-from jobs.lake.tables import TIMESTAMP
+from jobs.ingest.releases import released_rows, without_released
+from jobs.lake.store import lake_of
+from jobs.lake.tables import RULE_SEPARATOR, stored_type
 from jobs.quality.checkpoint import run_suite, shown
 from jobs.quality.feeds import Feed
 from jobs.quality.gate import (
-    RULE_SEPARATOR,
     Validation,
     broken_rows,
     judge,
@@ -57,9 +58,10 @@ def validate_landed(
     landed = newest(settings, feed.name, day)
     where = f"{feed.name} of {day} ({landed.address})"
     frame = extend(parse(read_text(read_landed(settings, landed), feed.format, where), feed, day, where))
-    name = f"{day}-{landed.digest[:RUN_DIGITS]}"
-    run = run_suite(settings, feed.name, day, name, rules, checked_frame(frame, feed), parameters)
-    broken = broken_rows(run, rules)
+    checked = checked_frame(frame, feed)
+    run = run_suite(settings, feed.name, day, landed.run_name, rules, checked, parameters)
+    released = released_rows(lake_of(settings), feed.name, day, landed.digest)
+    broken = without_released(broken_rows(run, rules), released)
     verdict, score, alerts = judge(run, rules, len(frame), quality, may_be_empty=may_be_empty)
     validation = write_evidence(
         settings,
@@ -102,7 +104,7 @@ def checked_frame(frame: pd.DataFrame, feed: Feed) -> pd.DataFrame:
     """What the suite sees: numbers in the units of the contract's bounds."""
     view = shown(frame)
     for name, column in feed.columns.items():
-        if column.type != "timestamp":
+        if column.type not in ("timestamp", "text"):
             view[f"{name}_value"] = in_source_unit(frame[f"{name}_value"], column).astype("float64")
     return view
 
@@ -112,8 +114,7 @@ def parsed_table(frame: pd.DataFrame, feed: Feed, broken: dict[int, list[str]]) 
     rules = [RULE_SEPARATOR.join(broken.get(number, ())) for number in frame.index]
     columns: dict[str, Any] = {"row_number": pa.array(np.asarray(frame.index, dtype=np.int64))}
     for name, column in feed.columns.items():
-        kind = TIMESTAMP if column.type == "timestamp" else pa.int64()
-        columns[name] = pa.Array.from_pandas(frame[f"{name}_value"], type=kind)
+        columns[name] = pa.Array.from_pandas(frame[f"{name}_value"], type=stored_type(column))
     columns["rule"] = pa.array(rules, type=pa.string())
     rows = [row if rule else None for row, rule in zip(frame[ROW], rules, strict=True)]
     columns["row"] = pa.array(rows, type=pa.string())

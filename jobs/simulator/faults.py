@@ -1,6 +1,6 @@
 """Faults of a feed, on the text of a file: what a gate must let through with a quarantine, and what not.
 
-In: a frame of text columns as they go to the file. Out: the same with faults, in the same order.
+In: a frame of text as it goes to the file, under the standard names. Out: the same with faults, in order.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ def break_rows(seed: int, day: date, text: pd.DataFrame) -> pd.DataFrame:
     count = max(4, round(len(text) * BROKEN_SHARE))
     chosen = random.choice(len(text), size=min(count, len(text)), replace=False)
     negative, garbled, missing, worded = np.array_split(chosen, 4)
-    text.loc[negative, "amount"] = "-" + text.loc[negative, "amount"]
+    text.loc[negative, "amount_minor"] = "-" + text.loc[negative, "amount_minor"]
     text.loc[garbled, "event_time"] = text.loc[garbled, "event_time"].str.replace("T", "T4", n=1)
     text.loc[missing, "customer_id"] = ""
-    text.loc[worded, "amount"] = "twelve"
+    text.loc[worded, "amount_minor"] = "twelve"
     return text
 
 

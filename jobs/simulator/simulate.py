@@ -1,10 +1,10 @@
 """The job `simulate_source`: writes a simulated source, one file a day.
 
-In: parameters. Out: `{day}.csv` of transactions (columns transaction_id, event_time in UTC, customer_id,
-terminal_id, amount in currency units) and `{day}.csv` of chargebacks (transaction_id, reported_at in UTC,
-is_fraud), in directories or under s3:// prefixes. About 1 % of the rows are frauds; a chargeback comes
-one to three days after its transaction.
-Errors: SluiceError for a period that ends before it begins, or a destination that cannot be written.
+In: parameters, and the contract: it says the files' names, the columns' names and order, the units. Out:
+one CSV file of transactions and one of chargebacks a day, in directories or under s3:// prefixes. About 1 %
+of the rows are frauds; a chargeback comes one to three days after its transaction.
+Errors: SluiceError for a period that ends before it begins, a contract whose files are no CSV or that has no
+chargeback feed, or a destination that cannot be written.
 Source: own design; the same seed and day always give the same bytes.
 """
 
@@ -20,10 +20,12 @@ import pandas as pd
 from pydantic import Field
 from rich.progress import track
 
+from jobs.conf.contract import Contract, TransactionFeed, contract_of
 from jobs.conf.settings import Settings
 from jobs.core import JobParams, Receipt, SluiceError, Stopwatch, days_between, midnight
 from jobs.ingest.sources import open_source
 from jobs.simulator.faults import break_rows, fail_feed
+from jobs.simulator.files import check_shape, labels_bytes, transactions_bytes, transactions_text
 from jobs.simulator.patterns import fraud_rows
 from jobs.simulator.world import (
     BASE_COLUMNS,
@@ -122,38 +124,19 @@ def labels_of(config: SimulatorConfig, report_day: date, source_begins: date) ->
     return rows.sort_values(["reported_at", "transaction_id"], ignore_index=True)
 
 
-def transactions_file(config: SimulatorConfig, day: date) -> bytes:
+def transactions_file(config: SimulatorConfig, day: date, feed: TransactionFeed) -> bytes:
     """The file of a day as the source delivers it, with the day's faults if it has any."""
-    rows = simulate_day(config, day).transactions
-    euros, cents = np.divmod(rows["amount_minor"].to_numpy(), 100)
-    text = pd.DataFrame(
-        {
-            "transaction_id": rows["transaction_id"].astype(str),
-            "event_time": _iso(rows["event_time"]),
-            "customer_id": rows["customer_id"].astype(str),
-            "terminal_id": rows["terminal_id"].astype(str),
-            "amount": [f"{euro}.{cent:02d}" for euro, cent in zip(euros, cents, strict=True)],
-        }
-    )
+    text = transactions_text(simulate_day(config, day).transactions, day, feed)
     if day == config.broken_day:
         text = break_rows(config.seed, day, text)
     if day == config.failing_day:
         text = fail_feed(config.seed, day, text)
-    return text.to_csv(index=False, lineterminator="\n").encode()
+    return transactions_bytes(text, feed)
 
 
-def _iso(instants: pd.Series[pd.Timestamp]) -> list[str]:
-    """UTC instants as text to the second."""
-    seconds = instants.dt.tz_convert(None).to_numpy().astype("datetime64[s]")
-    return [f"{text}Z" for text in np.datetime_as_string(seconds)]
-
-
-def labels_file(config: SimulatorConfig, report_day: date, source_begins: date) -> bytes:
+def labels_file(config: SimulatorConfig, report_day: date, source_begins: date, contract: Contract) -> bytes:
     """The chargeback file of a day; a header alone where nothing was reported."""
-    rows = labels_of(config, report_day, source_begins)
-    if len(rows):
-        rows["reported_at"] = _iso(rows["reported_at"])
-    return rows.to_csv(index=False, lineterminator="\n").encode()
+    return labels_bytes(labels_of(config, report_day, source_begins), contract)
 
 
 def run(params: Params, settings: Settings) -> Receipt:
@@ -163,6 +146,9 @@ def run(params: Params, settings: Settings) -> Receipt:
         raise SluiceError(
             f"simulate_source: last_day {params.last_day} lies before first_day {params.first_day}"
         )
+    contract = contract_of(settings)
+    check_shape(contract)
+    feed = contract.transactions
     config, total = params.config(), hashlib.sha256()
     source = open_source(params.destination)
     labels = open_source(params.labels_destination) if params.labels_destination else None
@@ -170,13 +156,13 @@ def run(params: Params, settings: Settings) -> Receipt:
     rows = 0
     days = days_between(params.first_day, params.last_day)
     for day in track(days, description="simulating", transient=True, disable=not _on_terminal()):
-        data = transactions_file(config, day)
-        source.write(f"{day}.csv", data)
+        data = transactions_file(config, day, feed)
+        source.write(feed.file.replace("{day}", str(day)), data)
         total.update(data)
         rows += data.count(b"\n") - 1
         if labels is not None:
-            data = labels_file(config, day, begins)
-            labels.write(f"{day}.csv", data)
+            data = labels_file(config, day, begins, contract)
+            labels.write(contract.labels.file.replace("{day}", str(day)), data)
             total.update(data)
     return Receipt(
         job="simulate_source",

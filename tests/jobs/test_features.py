@@ -217,7 +217,9 @@ def test_thirty_days_of_the_public_data_agree_with_sql(spark_home: Settings) -> 
         rows = duckdb.sql(
             f"select '{file.stem}'::date as day, TRANSACTION_ID::bigint as transaction_id, "  # noqa: S608
             "TX_DATETIME at time zone 'UTC' as event_time, CUSTOMER_ID::bigint as customer_id, "
-            "TERMINAL_ID::bigint as terminal_id, round(TX_AMOUNT * 100)::bigint as amount_minor "
+            "TERMINAL_ID::bigint as terminal_id, round(TX_AMOUNT * 100)::bigint as amount_minor, "
+            f"('{file.stem}'::timestamp + interval 1 day) at time zone 'UTC' as available_at, "
+            f"'{file.stem}'::date as file_day "
             f"from '{file}'"
         ).to_arrow_table()
         moments = rows["event_time"].cast(TRANSACTIONS.schema.field("event_time").type)

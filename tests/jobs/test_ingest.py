@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from concurrent.futures import ProcessPoolExecutor
 from datetime import UTC, date, datetime, timedelta
@@ -16,8 +17,9 @@ from deltalake import DeltaTable
 from jobs.conf.settings import Settings, load_settings
 from jobs.core import GateClosed, SluiceError
 from jobs.ingest.landing import newest
+from jobs.ingest.releases import quarantined
 from jobs.lake.store import content_digest, lake_of
-from jobs.lake.tables import LABELS, LANDED_FILES, MERGED_LABELS, QUARANTINE, QUARANTINED_LABELS, TRANSACTIONS
+from jobs.lake.tables import LABELS, LANDED_FILES, MERGED_LABELS, QUARANTINE, TRANSACTIONS
 from tests.data_support import (
     DAY,
     good_row,
@@ -41,6 +43,7 @@ def test_a_clean_day_is_published_in_minor_units_and_utc(home: Settings) -> None
     assert row == {
         "day": DAY, "transaction_id": 1, "event_time": datetime(2026, 1, 5, 8, tzinfo=UTC),
         "customer_id": 4, "terminal_id": 3, "amount_minor": 1250,
+        "available_at": datetime(2026, 1, 6, tzinfo=UTC), "file_day": DAY,
     }  # fmt: skip
 
 
@@ -66,6 +69,26 @@ def test_another_file_becomes_the_next_version_beside_the_old_one(home: Settings
     assert (home.raw / first.facts["path"]).exists()
     assert (home.raw / second.facts["path"]).exists()
     assert newest(home, "transactions", DAY).rows == 5
+
+
+def test_a_raw_object_is_never_written_again(home: Settings) -> None:
+    put_transactions(home, good_rows(5))
+    path = home.raw / run_named("land_transactions", home).facts["path"]
+    before = path.stat()
+    for rows in (6, 5):
+        put_transactions(home, good_rows(rows))
+        run_named("land_transactions", home)
+    assert (path.stat().st_ino, path.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+
+
+def test_the_ledger_says_when_the_source_s_object_was_last_modified(home: Settings) -> None:
+    path = put_transactions(home, good_rows(5))
+    os.utime(path, ns=(0, 1_767_700_000_123_456_789))
+    run_named("land_transactions", home)
+    arrived = datetime(2026, 1, 6, 11, 46, 40, 123456, tzinfo=UTC)
+    assert newest(home, "transactions", DAY).arrived_at == arrived
+    os.utime(path, ns=(0, 0))  # the same bytes sent again are no new version
+    assert run_named("land_transactions", home).facts["arrived_at"] == arrived.isoformat()
 
 
 def test_both_feeds_of_a_day_stay_in_the_ledger(home: Settings) -> None:
@@ -223,9 +246,15 @@ def test_quarantined_labels_and_transactions_of_one_day_do_not_replace_each_othe
     label_day(home, NEXT)
     ingest_day(home, NEXT)
     lake = lake_of(home)
-    assert lake.read(QUARANTINE, first=NEXT)["rule"].to_pylist() == ["event_time: not a timestamp"]
-    assert lake.read(QUARANTINED_LABELS)["rule"].to_pylist() == ["is_fraud: bounds"]
-    assert lake.read(QUARANTINED_LABELS)["row"].to_pylist() == ['["999", "2026-01-06T10:00:00Z", "7"]']
+    assert quarantined(lake, feed="transactions", day=NEXT)["rule"].to_pylist() == [
+        "event_time: not a timestamp"
+    ]
+    assert quarantined(lake, feed="labels").to_pylist() == [
+        {"part": "labels.2026-01-06", "day": NEXT, "feed": "labels", "row_number": 31,
+         "rule": "is_fraud: bounds", "row": '["999", "2026-01-06T10:00:00Z", "7"]',
+         "digest": newest(home, "labels", NEXT).digest,
+         "run": f"2026-01-06-{newest(home, 'labels', NEXT).digest[:16]}"}
+    ]  # fmt: skip
 
 
 # a source without a chargeback feed: the label is a column of the transactions
@@ -274,6 +303,10 @@ def test_labels_from_transactions_arrive_after_the_delay(with_label_column: Sett
     day = date(2018, 4, 8)
     receipts = label_day(with_label_column, day)
     assert receipts["land_labels"].facts["remark"] == "frauds of 2018-04-01"
+    about = Path(with_label_column.source_uri) / "2018-04-01.parquet"
+    arrived = newest(with_label_column, "labels", day).arrived_at
+    assert arrived is not None
+    assert arrived.timestamp() == pytest.approx(about.stat().st_mtime, abs=1e-5)
     rows = lake_of(with_label_column).read(LABELS).to_pylist()
     assert [row["transaction_id"] for row in rows] == [2, 4]
     assert {row["available_at"] for row in rows} == {datetime(2018, 4, 8, tzinfo=UTC)}
@@ -284,6 +317,7 @@ def test_before_the_data_begins_the_derived_feed_is_empty_and_says_so(
 ) -> None:
     receipts = label_day(with_label_column, date(2018, 4, 7))
     assert receipts["land_labels"].facts["remark"].startswith("the data begins on 2018-04-01")
+    assert newest(with_label_column, "labels", date(2018, 4, 7)).arrived_at is None
     assert receipts["merge_labels"].rows == 0
 
 

@@ -61,7 +61,8 @@ def rows_of(day: date, rows: int = ROWS, *, missed: float = 0.1) -> pd.DataFrame
     times = pd.Timestamp(day, tz="UTC") + pd.to_timedelta(np.arange(rows) * 20, unit="s")
     return frame.assign(
         is_fraud=fraud.astype(int), score=score, amount_minor=generator.integers(100, 9000, rows),
-        event_time=times, day=day, transaction_id=np.arange(rows) + day.toordinal() * 10_000,
+        event_time=times, day=day, file_day=day, available_at=times,
+        transaction_id=np.arange(rows) + day.toordinal() * 10_000,
     )  # fmt: skip
 
 

@@ -13,6 +13,7 @@ import pytest
 import xgboost as xgb
 from sklearn.metrics import average_precision_score
 
+from jobs.conf.contract import load_contract
 from jobs.conf.settings import Settings, load_settings
 from jobs.core import SluiceError, days_between
 from jobs.simulator.simulate import (
@@ -27,18 +28,23 @@ from jobs.simulator.world import SimulatorConfig
 
 FIRST = date(2026, 1, 1)
 CONFIG = SimulatorConfig(seed=7)
+CONTRACT = load_contract("simulated")
+
+
+def file_of(config: SimulatorConfig, day: date) -> bytes:
+    return transactions_file(config, day, CONTRACT.transactions)
 
 
 def text_of(config: SimulatorConfig, day: date) -> pd.DataFrame:
-    return pd.read_csv(io.BytesIO(transactions_file(config, day)), dtype=str, keep_default_na=False)
+    return pd.read_csv(io.BytesIO(file_of(config, day)), dtype=str, keep_default_na=False)
 
 
 def test_a_day_alone_equals_the_same_day_after_others() -> None:
-    alone = transactions_file(CONFIG, FIRST + timedelta(days=9))
+    alone = file_of(CONFIG, FIRST + timedelta(days=9))
     for day in days_between(FIRST, FIRST + timedelta(days=8)):
-        transactions_file(CONFIG, day)
-    assert transactions_file(SimulatorConfig(seed=7), FIRST + timedelta(days=9)) == alone
-    assert transactions_file(SimulatorConfig(seed=8), FIRST + timedelta(days=9)) != alone
+        file_of(CONFIG, day)
+    assert file_of(SimulatorConfig(seed=7), FIRST + timedelta(days=9)) == alone
+    assert file_of(SimulatorConfig(seed=8), FIRST + timedelta(days=9)) != alone
 
 
 def test_a_file_has_the_columns_of_the_contract_and_nothing_that_gives_the_answer_away() -> None:
@@ -81,7 +87,7 @@ def test_the_label_file_of_a_day_gathers_the_reports_of_three_days_of_events() -
 
 
 def test_before_the_source_begins_nothing_is_reported() -> None:
-    assert labels_file(CONFIG, FIRST, FIRST) == b"transaction_id,reported_at,is_fraud\n"
+    assert labels_file(CONFIG, FIRST, FIRST, CONTRACT) == b"transaction_id,reported_at,is_fraud\n"
 
 
 def test_a_broken_day_has_about_two_percent_bad_rows_of_four_kinds() -> None:
@@ -129,7 +135,7 @@ def test_a_day_takes_less_than_a_tenth_of_a_second() -> None:
     simulate_day(CONFIG, FIRST)
     start = time.process_time()  # its own work, however busy the machine is
     for day in days_between(FIRST, FIRST + timedelta(days=19)):
-        transactions_file(CONFIG, day)
+        file_of(CONFIG, day)
     assert (time.process_time() - start) / 20 < 0.1
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from datetime import date
+from datetime import date, timedelta
 from pathlib import Path
 
 import pytest
@@ -37,10 +37,14 @@ def inside(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server:
 
 
 @pytest.mark.usefixtures("inside")
-def test_a_day_is_read_from_s3() -> None:
+def test_a_day_is_read_from_s3_with_the_instant_of_its_last_change(server: S3Server) -> None:
     source = open_source("s3://bucket/cards/")
-    assert read_day(source, "{day}.csv", DAY) == b"file of 2026-01-05\n"
+    assert read_day(source, "{day}.csv", DAY).data == b"file of 2026-01-05\n"
     assert source.address == "s3://bucket/cards"
+    modified = read_day(source, "{day}.csv", DAY).modified
+    there = (server.folder / "bucket" / "cards" / "2026-01-05.csv").stat().st_mtime
+    assert modified.utcoffset() == timedelta(0)
+    assert modified.timestamp() == pytest.approx(there, abs=1.0)
     assert source.names() == ["2026-01-04.csv", "2026-01-05.csv", "2026-01-07.csv"]
 
 

@@ -42,7 +42,8 @@ def filled(home: Settings) -> Settings:
             amount = int(generator.integers(100, 90_000))
             rows.append(
                 {"day": day, "transaction_id": number, "event_time": moment, "customer_id": person}
-                | {"terminal_id": person, "amount_minor": amount}
+                | {"terminal_id": person, "amount_minor": amount, "file_day": day}
+                | {"available_at": midnight(day + timedelta(days=1))}
             )
             if generator.random() < 0.02 + 0.3 * (amount > 60_000):
                 frauds.append(number)

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from jobs.conf.contract import LabelFeed
 from jobs.conf.policy import load_policy
 from jobs.conf.settings import Settings
-from jobs.core import SluiceError
+from jobs.core import SluiceError, midnight
 from jobs.lake.store import lake_of
 from jobs.lake.tables import LABELS, LANDED_FILES, MERGED_LABELS, TRANSACTIONS
 from jobs.training import frame as frame_job
@@ -59,6 +59,8 @@ def write_day(settings: Settings, day: date, ids: list[int]) -> None:
             "customer_id": ids,
             "terminal_id": ids,
             "amount_minor": [100] * len(ids),
+            "available_at": [midnight(day + timedelta(days=1))] * len(ids),
+            "file_day": [day] * len(ids),
         }
     )
     lake_of(settings).replace(TRANSACTIONS, rows.cast(TRANSACTIONS.schema), day)
@@ -151,7 +153,7 @@ def test_no_chargeback_file_at_all_is_an_error(home: Settings) -> None:
 @pytest.mark.parametrize("maturity", [3, 7, 30, 60])
 def test_the_shipped_window_leaves_days_to_tune_on_whatever_the_maturity(maturity: int) -> None:
     training = load_policy().training
-    feed = LabelFeed(origin="feed", delay_days=maturity, maturity_days=maturity)
+    feed = LabelFeed(origin="feed", delay_days=maturity, maturity_days=maturity, horizon_days=maturity)
     first, last = labels_job.training_window(date(2026, 9, 1), feed, training)
     split = frame_job.split_days(last, training, maturity)
     assert split.fit_first == first
