@@ -76,13 +76,6 @@ QUARANTINE_RELEASES = Table(
 )  # fmt: skip
 
 LABELS = Table(
-    "quarantined_labels",
-    "chargebacks that broke a row-level rule; one that names no published transaction is kept in labels",
-    QUARANTINE.schema,
-    key=("feed", "day", "row_number"),
-)
-
-LABELS = Table(
     "labels",
     "chargebacks by the day on which they became known (the partition); is_fraud 0 corrects an earlier 1, "
     "a transaction that nobody disputed has no row",
