@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 from datetime import date
+from pathlib import Path
 
 from rich.console import Console
 
@@ -98,7 +99,7 @@ def _refuse_a_used_home(settings: Settings) -> None:
     again = f"for another run: `make down && rm -r {settings.home}`, or another SLUICE_HOME"
     if done.exists():
         raise SluiceError(f"the demo has run here: its results are in {done}; {again}")
-    if settings.lake.exists():
+    if Path(settings.lake).exists():
         raise SluiceError(f"{settings.home} holds the tables of an earlier run that did not end; {again}")
 
 

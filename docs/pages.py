@@ -278,8 +278,9 @@ def _value(value: Any) -> str:
 def tables_page() -> str:
     """Every table of the lake."""
     introduction = (
-        "Delta tables under `.sluice/lake`. Writing a partition replaces it as a whole and at once. Days are "
-        "UTC dates, intervals half-open, money integer minor units."
+        "Delta tables under `.sluice/lake`, or [on S3](../s3.md) at `SLUICE_LAKE_URI`. Writing a partition "
+        "replaces it as a whole and at once. Days are UTC dates, intervals half-open, money integer minor "
+        "units."
     )
     declared = [value for value in vars(lake_tables).values() if isinstance(value, Table)]
     return page("Tables", introduction, *(_table_section(t) for t in [*declared, *FEATURE_TABLES.values()]))

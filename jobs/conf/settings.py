@@ -9,9 +9,10 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 
 from jobs.core import SluiceError, StrictModel
+from jobs.s3_address import is_plain, s3_address
 
 PROJECT_ROOT = Path(__file__).resolve().parents[2]
 PREFIX = "SLUICE_"
@@ -26,6 +27,7 @@ class Settings(StrictModel):
     policy_overlay: str = Field(
         "", description="overlay in jobs/conf/overlays that shortens durations, e.g. demo"
     )
+    lake_uri: str = Field("", description="the tables: s3://bucket/prefix; empty: a folder in home")
     source_uri: str = Field("", description="transactions: a directory or s3://bucket/prefix, one file a day")
     extra_source_uris: str = Field("", description="further sources that a run may name, separated by commas")
     labels_uri: str = Field("", description="chargebacks: a directory or s3://bucket/prefix, one file a day")
@@ -43,9 +45,21 @@ class Settings(StrictModel):
     model_name: str = Field("fraud", description="registered model in MLflow")
     experiment: str = Field("fraud", description="MLflow experiment of the trainings")
 
+    @field_validator("lake_uri")
+    @classmethod
+    def _lake_on_s3(cls, value: str) -> str:
+        if not value:
+            return value
+        address = s3_address(value)
+        if address is None or not is_plain(address):
+            # the value is not repeated: somebody may have put a secret into it
+            raise ValueError("not an s3://bucket/prefix address of plain names without credentials")
+        return str(address)
+
     @property
-    def lake(self) -> Path:
-        return self.home / "lake"
+    def lake(self) -> str:
+        """Address of the tables: a folder or s3://bucket/prefix."""
+        return self.lake_uri or str(self.home / "lake")
 
     @property
     def raw(self) -> Path:

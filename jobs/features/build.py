@@ -120,7 +120,7 @@ def _read(
     session: SparkSession, lake: Lake, table: Table, version: int, first: date, last: date
 ) -> DataFrame:
     """Partitions first to last of a version, both included."""
-    rows = session.read.format("delta").option("versionAsOf", version).load(str(lake.path(table)))
+    rows = session.read.format("delta").option("versionAsOf", version).load(lake.spark_path(table))
     return rows.filter(F.col(table.partition).between(F.lit(first), F.lit(last)))
 
 
@@ -133,7 +133,7 @@ def _write(rows: DataFrame, lake: Lake, table: Table, day: date) -> int:
             .mode("overwrite")
             .partitionBy(table.partition)
             .option("replaceWhere", f"{table.partition} = DATE'{day}'")
-            .save(str(lake.path(table)))
+            .save(lake.spark_path(table))
         )
         return lake.version(table)
 

@@ -47,7 +47,7 @@ def feature_view(entity: declarations.Entity, settings: Settings) -> FeatureView
         ],
         source=FileSource(
             name=table.name,
-            path=str(lake_of(settings).path(table)),
+            path=lake_of(settings).path(table),
             file_format=DeltaFormat(),
             timestamp_field="as_of",
         ),

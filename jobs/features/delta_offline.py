@@ -12,7 +12,6 @@ from typing import Any
 
 import ibis  # type: ignore[import-untyped]
 import pandas as pd
-from deltalake import DeltaTable
 from feast.data_format import DeltaFormat
 from feast.data_source import DataSource
 from feast.feature_view import FeatureView
@@ -28,6 +27,7 @@ from feast.infra.registry.base_registry import BaseRegistry
 from feast.repo_config import RepoConfig
 
 from jobs.core import SluiceError
+from jobs.lake.storage import TableMissing, explained, open_table
 
 PARTITION = "day"
 
@@ -127,14 +127,16 @@ def _reader(start: datetime, end: datetime) -> Callable[[DataSource, str], ibis.
     def read(source: DataSource, _repository: str) -> ibis.Table:
         if not isinstance(source, FileSource) or not isinstance(source.file_format, DeltaFormat):
             raise SluiceError(f"feature source {source.name}: only Delta tables are read here")
-        if not DeltaTable.is_deltatable(source.path):
+        what = f"table {source.name}"
+        try:
+            table = open_table(what, source.path)
+        except TableMissing:
             raise SluiceError(
                 f"the table {source.name} does not exist at {source.path}; run "
                 "`sluice build_features --day D` (DAG fraud_features) first"
-            )
-        rows = DeltaTable(source.path).to_pyarrow_table(
-            filters=[(PARTITION, ">=", first), (PARTITION, "<=", last)]
-        )
+            ) from None
+        with explained(what, source.path):
+            rows = table.to_pyarrow_table(filters=[(PARTITION, ">=", first), (PARTITION, "<=", last)])
         # DuckDB casts a zoned time in the session's zone, which is the machine's unless told.
         backend = ibis.get_backend()
         backend.raw_sql("SET TimeZone = 'UTC'")

@@ -22,9 +22,8 @@ from jobs.conf.settings import Settings
 from jobs.core import StrictModel
 from jobs.features.declarations import FEATURE_VERSION, longest_window
 from jobs.features.tables import FEATURE_TABLES
-from jobs.lake.store import Lake, content_digest
+from jobs.lake.store import Lake, content_digest, lake_of
 from jobs.lake.tables import LABELS, TRANSACTIONS, Table
-from jobs.locks import file_lock
 
 INPUTS = (TRANSACTIONS, LABELS)
 
@@ -143,7 +142,7 @@ def settle(notes: list[Path]) -> None:
 @contextmanager
 def one_build(settings: Settings) -> Iterator[None]:
     """Hold the one builder's place: whoever builds later sees everything that was built before."""
-    with file_lock(settings.lake / ".build_features.lock"):
+    with lake_of(settings).exclusively("build_features"):
         yield
 
 

@@ -21,7 +21,6 @@ from jobs.core import SluiceError, StrictModel
 from jobs.ingest.files import write_atomic
 from jobs.lake.store import lake_of
 from jobs.lake.tables import LANDED_FILES
-from jobs.locks import file_lock
 
 NAME_DIGITS = 16
 
@@ -161,5 +160,5 @@ def _versions(table: pa.Table, feed: str) -> list[Landed]:
 @contextmanager
 def _ledger(settings: Settings) -> Iterator[None]:
     """Both feeds share a day's partition: read and replace without another writer in between."""
-    with file_lock(settings.raw / ".ledger.lock"):
+    with lake_of(settings).exclusively("landing"):
         yield

@@ -1,7 +1,8 @@
 """Reading tables, and replacing one partition at a time.
 
 A write is one Delta commit: a reader or a killed process sees the old partition or the new one, never a
-mixture. One writer at a time per table, by a file lock that the kernel drops when its holder dies.
+mixture. One writer at a time per table: in a folder by a file lock that the kernel drops when its holder
+dies.
 """
 
 from __future__ import annotations
@@ -16,30 +17,52 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 from deltalake import CommitProperties, DeltaTable, write_deltalake
-from deltalake.exceptions import TableNotFoundError
 
 from jobs.conf.settings import Settings
 from jobs.core import SluiceError
 from jobs.lake.evolve import evolve, new_columns
+from jobs.lake.storage import TableMissing, explained, open_table, spark_address, storage_options
 from jobs.lake.tables import Table
 from jobs.locks import file_lock
 
 
 class Lake:
-    """The tables under one folder."""
+    """The tables under one address: a folder or s3://bucket/prefix."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    def __init__(self, address: str | Path) -> None:
+        self.address = str(address)
 
-    def path(self, table: Table) -> Path:
-        return self.root / table.name
+    def path(self, table: Table) -> str:
+        return f"{self.address}/{table.name}"
+
+    def spark_path(self, table: Table) -> str:
+        """The table's path as Spark spells it."""
+        return spark_address(self.path(table))
 
     def exists(self, table: Table) -> bool:
-        return bool(DeltaTable.is_deltatable(str(self.path(table))))
+        with self.explained(table):
+            return bool(DeltaTable.is_deltatable(self.path(table), storage_options(self.address)))
+
+    def delta(self, table: Table, version: int | None = None) -> DeltaTable:
+        """The table as delta-rs has it; use it inside `explained`.
+
+        Raises:
+            TableMissing: it does not exist.
+        """
+        return open_table(f"table {table.name}", self.path(table), version)
+
+    @contextmanager
+    def explained(self, table: Table) -> Iterator[None]:
+        """Turn errors of delta-rs into one sentence that names the table."""
+        with explained(f"table {table.name}", self.path(table)):
+            yield
 
     def version(self, table: Table) -> int:
         """The current version, -1 where the table does not exist."""
-        return int(DeltaTable(str(self.path(table))).version()) if self.exists(table) else -1
+        try:
+            return int(self.delta(table).version())
+        except TableMissing:
+            return -1
 
     def read(
         self,
@@ -56,8 +79,8 @@ class Lake:
         """
         wanted = columns or table.schema.names
         try:
-            delta = DeltaTable(str(self.path(table)), version=version)
-        except TableNotFoundError:
+            delta = self.delta(table, version)
+        except TableMissing:
             return table.schema.empty_table().select(wanted)
         kind = table.schema.field(table.partition).type
         bounds = ((">=", first), ("<=", last))
@@ -66,15 +89,19 @@ class Lake:
             for comparison, bound in bounds
             if bound is not None
         ]
-        rows = delta.to_pyarrow_table(columns=wanted, filters=filters or None)
+        with self.explained(table):
+            rows = delta.to_pyarrow_table(columns=wanted, filters=filters or None)
         target = pa.schema([table.schema.field(name) for name in wanted if name in table.schema.names])
         return rows.cast(target) if len(target) == len(wanted) else rows
 
     def partitions(self, table: Table) -> list[str]:
         """The partitions that have rows, sorted."""
-        if not self.exists(table):
+        try:
+            delta = self.delta(table)
+        except TableMissing:
             return []
-        values = DeltaTable(str(self.path(table))).partitions()
+        with self.explained(table):
+            values = delta.partitions()
         return sorted({str(value[table.partition]) for value in values})
 
     def check(self, table: Table) -> None:
@@ -83,8 +110,10 @@ class Lake:
         Raises:
             SluiceError: a column has another type, is no longer declared, or is new and not optional.
         """
-        if self.exists(table):
-            new_columns(DeltaTable(str(self.path(table))), table)
+        try:
+            new_columns(self.delta(table), table)
+        except TableMissing:
+            return
 
     def replace(self, table: Table, rows: pa.Table, partition: date | str) -> int:
         """Replace one partition with `rows` in one commit; gives the new table version.
@@ -100,36 +129,50 @@ class Lake:
             raise SluiceError(f"table {table.name}: {outside} rows lie outside {table.partition}={value}")
         if "'" in value:
             raise SluiceError(f"table {table.name}: {value!r} cannot name a partition")
-        path = str(self.path(table))
-        with self.writing(table):
-            if not self.exists(table):
-                DeltaTable.create(path, schema=table.schema, partition_by=[table.partition])
-            evolve(DeltaTable(path), table)
+        with self.writing(table), self.explained(table):
+            delta = self._made(table)
+            evolve(delta, table)
             write_deltalake(
-                path,
+                delta,
                 rows,
                 mode="overwrite",
                 predicate=f"{table.partition} = '{value}'",
                 commit_properties=CommitProperties(custom_metadata={"partition": value}),
             )
-            return int(DeltaTable(path).version())
+            return int(delta.version())
 
     def append(self, table: Table, rows: pa.Table) -> None:
         """Append rows in one commit: for logs, which have no re-run.
 
         Nothing is read after the commit: an error there would make the caller write the rows again.
         """
-        path = str(self.path(table))
-        with self.writing(table):
-            if not self.exists(table):
-                DeltaTable.create(path, schema=table.schema, partition_by=[table.partition])
-            write_deltalake(path, conform(table, rows), mode="append")
+        rows = conform(table, rows)
+        with self.writing(table), self.explained(table):
+            write_deltalake(self._made(table), rows, mode="append")
 
     @contextmanager
     def writing(self, table: Table) -> Iterator[None]:
         """Hold the table's one writer's place."""
-        with file_lock(self.root / f".{table.name}.lock"):
+        with self.exclusively(table.name):
             yield
+
+    @contextmanager
+    def exclusively(self, name: str) -> Iterator[None]:
+        """Hold a place that only one process may hold, among all that use this lake."""
+        with file_lock(Path(self.address) / f".{name}.lock"):
+            yield
+
+    def _made(self, table: Table) -> DeltaTable:
+        """The table, made where it does not exist; its writer's place is held."""
+        try:
+            return self.delta(table)
+        except TableMissing:
+            return DeltaTable.create(
+                self.path(table),
+                schema=table.schema,
+                partition_by=[table.partition],
+                storage_options=storage_options(self.address),
+            )
 
 
 def lake_of(settings: Settings) -> Lake:

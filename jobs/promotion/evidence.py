@@ -12,7 +12,6 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
-from deltalake import DeltaTable
 
 from jobs.conf.settings import Settings
 from jobs.core import SluiceError
@@ -32,10 +31,11 @@ def log_since(lake: Lake, since: datetime) -> pd.DataFrame:
     """Rows of the prediction log that were served at or after an instant."""
     if not lake.exists(PREDICTIONS):
         return pd.DataFrame(PREDICTIONS.schema.empty_table().select(COLUMNS).to_pandas())
-    table = DeltaTable(str(lake.path(PREDICTIONS)))
     start = pa.scalar(since, pa.timestamp("us", tz="UTC"))
     # the files' own minima and maxima of served_at keep the log's older files closed
-    found = table.to_pyarrow_dataset().to_table(columns=COLUMNS, filter=pc.field("served_at") >= start)
+    with lake.explained(PREDICTIONS):
+        log = lake.delta(PREDICTIONS).to_pyarrow_dataset()
+        found = log.to_table(columns=COLUMNS, filter=pc.field("served_at") >= start)
     return pd.DataFrame(found.to_pandas())
 
 

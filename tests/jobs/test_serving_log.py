@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from datetime import UTC, date, datetime
+from pathlib import Path
 
 import pytest
 
@@ -74,13 +75,13 @@ def test_rows_wait_while_the_lake_cannot_be_written_and_land_once_afterwards(
     home: Settings,
 ) -> None:
     home.home.mkdir(parents=True)
-    home.lake.write_text("a file where the folder should be")
+    Path(home.lake).write_text("a file where the folder should be")
     log = PredictionLog(lake_of(home))
     log.put(prediction(0, NOON))
     assert not log.flush()
     assert log.last_error
     log.put(prediction(1, NOON))
-    home.lake.unlink()
+    Path(home.lake).unlink()
     assert log.flush()
     assert log.last_error == ""
     assert sorted(lake_of(home).read(PREDICTIONS)["transaction_id"].to_pylist()) == [0, 1]
