@@ -6,6 +6,12 @@ import re
 from dataclasses import dataclass
 
 SCHEME = "s3://"
+DEFAULT_REGION = "us-east-1"  # a server that is not Amazon's knows no regions; a signature needs one
+# what servers answer where the credentials are at fault, or what they may do
+REFUSED = (
+    "AccessDenied", "403", "Forbidden", "SignatureDoesNotMatch", "InvalidAccessKeyId", "ExpiredToken",
+    "InvalidToken", "AuthorizationHeaderMalformed", "RequestTimeTooSkewed", "XAdminUserNotFound",
+)  # fmt: skip
 ADDRESS = re.compile(r"s3://(?P<bucket>[a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(/(?P<prefix>[^?#@]*))?")
 # what a table's address may hold: it becomes a part of paths in several engines, which quote differently
 PLAIN_PREFIX = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*")

@@ -41,6 +41,13 @@ def free_port() -> int:
         return port
 
 
+def listens(port: int) -> bool:
+    """Whether somebody answers on a port."""
+    with socket.socket() as probe:
+        probe.settimeout(0.2)
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
 @contextmanager
 def serve_s3(folder: Path) -> Iterator[S3Server]:
     """Serve a folder until the block ends; its subfolders are the buckets."""
@@ -67,9 +74,7 @@ def _wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
     for _ in range(150):
         if process.poll() is not None:
             raise RuntimeError(f"rclone ended with {process.returncode}")
-        with socket.socket() as probe:
-            probe.settimeout(0.2)
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
+        if listens(port):
+            return
         time.sleep(0.1)
     raise RuntimeError("rclone did not start to listen within 15 s")

@@ -11,37 +11,16 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, date, datetime, timedelta
-from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
-
-import boto3
-from botocore.config import Config
-from botocore.exceptions import (
-    BotoCoreError,
-    ClientError,
-    ConnectTimeoutError,
-    EndpointConnectionError,
-    NoCredentialsError,
-    PartialCredentialsError,
-    ReadTimeoutError,
-)
+from typing import NamedTuple, Protocol
 
 from jobs.core import SluiceError
 from jobs.ingest.files import write_atomic
+from jobs.objects import ObjectNotThere, Objects
+from jobs.s3_address import S3Address, s3_address
 
-S3_ADDRESS = re.compile(r"s3://(?P<bucket>[a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(/(?P<prefix>[^?#@]*))?$")
 FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-NOT_THERE = {"NoSuchKey", "404", "NotFound"}
-REFUSED = {
-    "AccessDenied", "403", "Forbidden", "SignatureDoesNotMatch", "InvalidAccessKeyId",
-    "ExpiredToken", "InvalidToken", "AuthorizationHeaderMalformed", "RequestTimeTooSkewed",
-}  # fmt: skip
-
-
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -109,74 +88,22 @@ class DirectorySource:
 class S3Source:
     """Objects directly under one prefix of a bucket."""
 
-    def __init__(self, bucket: str, prefix: str) -> None:
-        self.bucket = bucket
-        self.prefix = prefix.strip("/") + "/" if prefix.strip("/") else ""
-        self.address = f"s3://{bucket}/{self.prefix}".rstrip("/")
-
-    @cached_property
-    def _client(self) -> Any:
-        config = Config(
-            connect_timeout=3,
-            read_timeout=20,
-            retries={"total_max_attempts": 2, "mode": "standard"},
-            s3={"addressing_style": "path"},
-        )
-        # a server that is not Amazon's knows no regions; the signature needs one all the same
-        region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
-        # a session of its own: the default one would keep the first credentials for good
-        return boto3.Session().client("s3", region_name=region, config=config)
+    def __init__(self, address: S3Address) -> None:
+        self.address = str(address)
+        self._objects = Objects(address, f"source {address}")
 
     def read(self, name: str) -> SourceFile:
-        with self._explained(name):
-            answer = self._client.get_object(Bucket=self.bucket, Key=self.prefix + checked_name(name))
-            return SourceFile(answer["Body"].read(), answer["LastModified"].astimezone(UTC))
+        try:
+            found = self._objects.read(checked_name(name))
+        except ObjectNotThere as error:
+            raise FileNotThere(str(error)) from None
+        return SourceFile(found.data, found.modified)
 
     def write(self, name: str, data: bytes) -> None:
-        with self._explained(name):
-            self._client.put_object(Bucket=self.bucket, Key=self.prefix + checked_name(name), Body=data)
+        self._objects.write(checked_name(name), data)
 
     def names(self) -> list[str]:
-        with self._explained("its list of files"):
-            pages = self._client.get_paginator("list_objects_v2").paginate(
-                Bucket=self.bucket, Prefix=self.prefix, Delimiter="/"
-            )
-            keys = [entry["Key"] for page in pages for entry in page.get("Contents", [])]
-        return sorted(key.removeprefix(self.prefix) for key in keys if key != self.prefix)
-
-    @contextmanager
-    def _explained(self, what: str) -> Iterator[None]:
-        """Turn boto's exceptions into one sentence each, without the request in it."""
-        try:
-            yield
-        except (NoCredentialsError, PartialCredentialsError):
-            raise SluiceError(
-                f"source {self.address}: no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
-            ) from None
-        except (EndpointConnectionError, ConnectTimeoutError, ReadTimeoutError):
-            raise SluiceError(
-                f"source {self.address}: the S3 server does not answer; check AWS_ENDPOINT_URL "
-                "and that it is running"
-            ) from None
-        except ClientError as error:
-            raise self._refusal(str(error.response.get("Error", {}).get("Code", "")), what) from None
-        except BotoCoreError as error:
-            raise SluiceError(
-                f"source {self.address}: {what} could not be read or written "
-                f"({type(error).__name__}); try again or check the server"
-            ) from None
-
-    def _refusal(self, code: str, what: str) -> SluiceError:
-        if code == "NoSuchBucket":
-            return SluiceError(f"source {self.address}: there is no bucket {self.bucket}; check the address")
-        if code in NOT_THERE:
-            return FileNotThere(f"source {self.address}: no file {what}")
-        if code in REFUSED:
-            return SluiceError(
-                f"source {self.address}: access denied ({code}); check AWS_ACCESS_KEY_ID, "
-                "AWS_SECRET_ACCESS_KEY and the bucket's permissions"
-            )
-        return SluiceError(f"source {self.address}: the S3 server refused {what} ({code})")
+        return self._objects.names()
 
 
 def checked_name(name: str) -> str:
@@ -198,11 +125,11 @@ def open_source(address: str) -> Source:
             "s3://bucket/prefix"
         )
     if address.startswith("s3:"):
-        match = S3_ADDRESS.fullmatch(address)
-        if match is None:
+        parsed = s3_address(address)
+        if parsed is None:
             # the address is not repeated: somebody may have put a secret into it
             raise SluiceError("source: not an s3://bucket/prefix address without credentials")
-        return S3Source(match["bucket"], match["prefix"] or "")
+        return S3Source(parsed)
     if address.startswith("file://"):
         return DirectorySource(Path(address.removeprefix("file://")))
     if "://" in address:

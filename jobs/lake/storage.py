@@ -17,17 +17,12 @@ from deltalake import DeltaTable
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 
 from jobs.core import SluiceError
-from jobs.s3_address import SCHEME, is_s3
+from jobs.s3_address import DEFAULT_REGION, REFUSED, SCHEME, is_s3
 
 KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
-DEFAULT_REGION = "us-east-1"  # a server that is not Amazon's knows no regions; a signature needs one
 # a client that waits for minutes looks dead; a dropped connection is tried again before anybody hears of it
 PATIENCE = {"max_retries": "3", "retry_timeout": "30s", "connect_timeout": "3s", "timeout": "60s"}
-REFUSED = (
-    "AccessDenied", "Forbidden", "SignatureDoesNotMatch", "InvalidAccessKeyId", "ExpiredToken",
-    "InvalidToken", "AuthorizationHeaderMalformed", "RequestTimeTooSkewed", "XAdminUserNotFound",
-)  # fmt: skip
 NO_ANSWER = ("error sending request", "Connection re", "timed out", "dns error", "connection closed")
 DECORATION = re.compile(r"\x1b\[[0-9;]*m|↳")
 

@@ -2,7 +2,7 @@
 
 A write is one Delta commit: a reader or a killed process sees the old partition or the new one, never a
 mixture. One writer at a time per table: in a folder by a file lock that the kernel drops when its holder
-dies.
+dies, on S3 by a lease that runs out (jobs/lake/lease.py).
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from jobs.lake.evolve import evolve, new_columns
 from jobs.lake.storage import TableMissing, explained, open_table, spark_address, storage_options
 from jobs.lake.tables import Table
 from jobs.locks import file_lock
+from jobs.s3_address import is_s3
 
 
 class Lake:
@@ -158,21 +159,36 @@ class Lake:
 
     @contextmanager
     def exclusively(self, name: str) -> Iterator[None]:
-        """Hold a place that only one process may hold, among all that use this lake."""
-        with file_lock(Path(self.address) / f".{name}.lock"):
+        """Hold a place that only one process may hold, among all that use this lake.
+
+        Raises:
+            SluiceError: on S3, where it was not free in time, or was lost before the block had ended.
+        """
+        if is_s3(self.address):
+            from jobs.lake.lease import leased  # boto3 is not loaded for a folder
+
+            holding = leased(self.address, name)
+        else:
+            holding = file_lock(Path(self.address) / f".{name}.lock")
+        with holding:
             yield
 
     def _made(self, table: Table) -> DeltaTable:
-        """The table, made where it does not exist; its writer's place is held."""
+        """The table, made where it does not exist; its writer's place is held, also after it was opened."""
         try:
-            return self.delta(table)
+            delta = self.delta(table)
         except TableMissing:
-            return DeltaTable.create(
+            delta = DeltaTable.create(
                 self.path(table),
                 schema=table.schema,
                 partition_by=[table.partition],
                 storage_options=storage_options(self.address),
             )
+        if is_s3(self.address):
+            from jobs.lake.lease import require_held
+
+            require_held()
+        return delta
 
 
 def lake_of(settings: Settings) -> Lake:
