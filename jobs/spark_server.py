@@ -22,6 +22,8 @@ from pathlib import Path
 
 from jobs.conf.settings import PROJECT_ROOT, Settings, load_settings
 from jobs.core import SluiceError
+from jobs.lake.storage import check_environment
+from jobs.s3_address import DEFAULT_REGION, is_s3
 
 IVY = PROJECT_ROOT / ".tools" / "ivy"
 # The newest Delta jar that Maven Central holds for Spark 4.2; the Python package 4.4.1 has no jar there.
@@ -29,7 +31,8 @@ DELTA = "io.delta:delta-spark_4.2_2.13:4.4.0"
 # What Spark ships itself in newer versions, or only Unity Catalog needs: 150 MB that stay away.
 NOT_NEEDED = (
     "io.unitycatalog:*",
-    "org.apache.hadoop:*",
+    "org.apache.hadoop:hadoop-client-api",
+    "org.apache.hadoop:hadoop-client-runtime",
     "org.apache.parquet:*",
     "org.apache.logging.log4j:*",
     "org.roaringbitmap:*",
@@ -43,6 +46,20 @@ NOT_NEEDED = (
     "io.airlift:*",
     "javax.annotation:*",
     "org.locationtech.jts:*",
+)
+# Only where the tables are on S3. Of Amazon's SDK the modules that s3a calls: its bundle is 600 MB.
+HADOOP = "3.5.0"  # that of Spark's own jars
+AMAZON = "2.35.4"  # the version that this Hadoop was built with
+S3_JARS = (
+    f"org.apache.hadoop:hadoop-aws:{HADOOP}",
+    *(f"software.amazon.awssdk:{module}:{AMAZON}" for module in ("s3", "s3-transfer-manager", "sts")),
+)
+NOT_NEEDED_FOR_S3 = (
+    "software.amazon.awssdk:bundle",
+    "org.wildfly.openssl:*",
+    "io.netty:*",
+    "org.apache.httpcomponents:*",
+    "commons-codec:*",
 )
 OLDEST_JAVA = 17
 PREFETCH_SECONDS = 300.0
@@ -88,7 +105,9 @@ def server_command(settings: Settings, port: int) -> list[str]:
         "spark.driver.bindAddress": "127.0.0.1",
         "spark.connect.grpc.binding.address": "127.0.0.1",
         "spark.connect.grpc.binding.port": str(port),
+        **_s3_configuration(settings),
     }
+    on_s3 = is_s3(settings.lake)
     command = [
         str(find_java()),
         "-cp",
@@ -109,13 +128,40 @@ def server_command(settings: Settings, port: int) -> list[str]:
         "--master",
         "local[2]",
         "--packages",
-        DELTA,
+        ",".join((DELTA, *S3_JARS)) if on_s3 else DELTA,
         "--exclude-packages",
-        ",".join(NOT_NEEDED),
+        ",".join((*NOT_NEEDED, *NOT_NEEDED_FOR_S3)),
     ]
     for key, value in configuration.items():
         command += ["--conf", f"{key}={value}"]
     return [*command, "spark-internal"]
+
+
+def _s3_configuration(settings: Settings) -> dict[str, str]:
+    """How Spark's s3a reaches the lake; credentials are not here: every user can read a command line.
+
+    Raises:
+        SluiceError: credentials are missing, or rows would cross a network unencrypted.
+    """
+    if not is_s3(settings.lake):
+        return {}
+    check_environment(settings.lake)
+    endpoint = os.environ.get("AWS_ENDPOINT_URL", "")
+    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or DEFAULT_REGION
+    configuration = {
+        "aws.credentials.provider": (
+            "software.amazon.awssdk.auth.credentials.EnvironmentVariableCredentialsProvider"
+        ),
+        "endpoint.region": region,
+        # a dropped connection is an error within a minute, not within ten
+        "attempts.maximum": "3",
+        "retry.limit": "3",
+        "connection.timeout": "30s",
+        "buffer.dir": str(settings.home / "spark" / "s3a"),
+    }
+    if endpoint:
+        configuration |= {"endpoint": endpoint, "path.style.access": "true"}
+    return {f"spark.hadoop.fs.s3a.{key}": value for key, value in configuration.items()}
 
 
 def server_environment(settings: Settings) -> dict[str, str]:

@@ -14,6 +14,7 @@ from airflow.sdk import Asset, BaseOperator
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
 
 from plugins.links import ReportLink
+from plugins.s3_connection import take_s3_connection
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -30,6 +31,7 @@ def call_job(job: str, arguments: dict[str, Any]) -> Receipt:
     from jobs.core import GateClosed, SluiceError
     from jobs.registry import run_job
 
+    take_s3_connection()
     given = {name: value for name, value in arguments.items() if value not in ("", None)}
     try:
         receipt = run_job(job, given)
