@@ -99,6 +99,8 @@ def _refuse_a_used_home(settings: Settings) -> None:
     again = f"for another run: `make down && rm -r {settings.home}`, or another SLUICE_HOME"
     if done.exists():
         raise SluiceError(f"the demo has run here: its results are in {done}; {again}")
+    if settings.lake_uri:
+        raise SluiceError("the demo keeps its tables in its own home: unset SLUICE_LAKE_URI for it")
     if Path(settings.lake).exists():
         raise SluiceError(f"{settings.home} holds the tables of an earlier run that did not end; {again}")
 
