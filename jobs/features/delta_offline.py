@@ -28,14 +28,16 @@ from feast.infra.registry.base_registry import BaseRegistry
 from feast.repo_config import RepoConfig
 
 from jobs.core import SluiceError
+from jobs.lake.at import GONE, unreadable
 
 PARTITION = "day"
 
 
 class DeltaDuckDBOfflineStoreConfig(DuckDBOfflineStoreConfig):  # type: ignore[misc]
-    """Configuration of the store; it has no options of its own."""
+    """Configuration of the store: versions of tables that are not read at their newest."""
 
     type: str = "jobs.features.delta_offline.DeltaDuckDBOfflineStore"
+    versions: dict[str, int] = {}
 
 
 class DeltaDuckDBOfflineStore(DuckDBOfflineStore):  # type: ignore[misc]
@@ -64,7 +66,7 @@ class DeltaDuckDBOfflineStore(DuckDBOfflineStore):  # type: ignore[misc]
             registry=registry,
             project=project,
             full_feature_names=full_feature_names,
-            data_source_reader=_reader(moments.min() - longest, moments.max()),
+            data_source_reader=_reader(config, moments.min() - longest, moments.max()),
             data_source_writer=_no_writer,
             **options,
         )
@@ -89,7 +91,7 @@ class DeltaDuckDBOfflineStore(DuckDBOfflineStore):  # type: ignore[misc]
             created_timestamp_column=created_timestamp_column,
             start_date=start_date,
             end_date=end_date,
-            data_source_reader=_reader(start_date, end_date),
+            data_source_reader=_reader(config, start_date, end_date),
             data_source_writer=_no_writer,
         )
 
@@ -115,12 +117,12 @@ class DeltaDuckDBOfflineStore(DuckDBOfflineStore):  # type: ignore[misc]
             created_timestamp_column=created_timestamp_column,
             start_date=start_date,
             end_date=end_date,
-            data_source_reader=_reader(start_date, end_date),
+            data_source_reader=_reader(config, start_date, end_date),
             data_source_writer=_no_writer,
         )
 
 
-def _reader(start: datetime, end: datetime) -> Callable[[DataSource, str], ibis.Table]:
+def _reader(config: RepoConfig, start: datetime, end: datetime) -> Callable[[DataSource, str], ibis.Table]:
     """Reads the partitions whose as_of may lie in [start, end]; a day's as_of is the midnight after it."""
     first, last = _utc_day(start) - timedelta(days=1), _utc_day(end)
 
@@ -132,9 +134,15 @@ def _reader(start: datetime, end: datetime) -> Callable[[DataSource, str], ibis.
                 f"the table {source.name} does not exist at {source.path}; run "
                 "`sluice build_features --day D` (DAG fraud_features) first"
             )
-        rows = DeltaTable(source.path).to_pyarrow_table(
-            filters=[(PARTITION, ">=", first), (PARTITION, "<=", last)]
-        )
+        version = config.offline_store.versions.get(source.name)
+        try:
+            rows = DeltaTable(source.path, version=version).to_pyarrow_table(
+                filters=[(PARTITION, ">=", first), (PARTITION, "<=", last)]
+            )
+        except GONE as error:
+            if version is None:
+                raise
+            raise unreadable(source.name, version, error) from None
         # DuckDB casts a zoned time in the session's zone, which is the machine's unless told.
         backend = ibis.get_backend()
         backend.raw_sql("SET TimeZone = 'UTC'")
