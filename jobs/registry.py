@@ -28,6 +28,7 @@ JOBS: dict[str, str] = {
     "materialize_features": "jobs.features.materialize",
     "snapshot_labels": "jobs.training.labels",
     "build_frame": "jobs.training.frame",
+    "rebuild_frame": "jobs.training.rebuild_frame",
     "tune_model": "jobs.training.tune",
     "train_xgboost": "jobs.training.train_xgboost",
     "train_torch": "jobs.training.train_torch",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from datetime import UTC, date, datetime, timedelta
 
 import pandas as pd
@@ -61,6 +62,14 @@ def label_rows(*rows: tuple[int, str, int]) -> pa.Table:
     )
 
 
+def deliver(home: Settings, transactions: pa.Table) -> None:
+    """Add rows to the days that they belong to, as a file with late rows does."""
+    lake = lake_of(home)
+    days = sorted(set(transactions["day"].to_pylist()))
+    known = [lake.read(TRANSACTIONS, first=day, last=day) for day in days]
+    _put(home, TRANSACTIONS, pa.concat_tables([*known, transactions]))
+
+
 def put(home: Settings, transactions: pa.Table, labels: pa.Table | None = None) -> None:
     """Put rows into the lake, each into the partition of its day."""
     _put(home, TRANSACTIONS, transactions)
@@ -87,3 +96,35 @@ def _put(home: Settings, table: Table, rows: pa.Table) -> None:
     for day in sorted(set(rows["day"].to_pylist())):
         mask = pc.equal(rows["day"], pa.scalar(day, pa.date32()))
         lake_of(home).replace(table, rows.filter(mask), day)
+
+
+Found = dict[int, dict[str, float]]
+
+
+def brute_force(
+    transactions: pd.DataFrame, labels: pd.DataFrame, as_of: pd.Timestamp, delay: int
+) -> tuple[Found, Found]:
+    """The features row by row in plain Python."""
+    fraud: dict[int, int] = {}
+    for label in labels.sort_values(["available_at", "is_fraud"]).itertuples():
+        if label.available_at < as_of:
+            fraud[int(label.transaction_id)] = int(label.is_fraud)
+    customers: Found = {}
+    terminals: Found = {}
+    for days in (1, 7, 30):
+        width = pd.Timedelta(days=days)
+        late = as_of - pd.Timedelta(days=delay)
+        for key, rows in transactions.groupby("customer_id"):
+            inside = [r for r in rows.itertuples() if as_of - width <= r.event_time < as_of]
+            amounts = [r.amount_minor / 100 for r in inside]
+            found = customers.setdefault(int(key), {})
+            found[f"customer_count_{days}d"] = len(inside)
+            found[f"customer_amount_mean_{days}d"] = sum(amounts) / len(amounts) if amounts else math.nan
+        for key, rows in transactions.groupby("terminal_id"):
+            inside = [r for r in rows.itertuples() if as_of - width <= r.event_time < as_of]
+            ripe = [r for r in rows.itertuples() if late - width <= r.event_time < late]
+            found = terminals.setdefault(int(key), {})
+            found[f"terminal_count_{days}d"] = len(inside)
+            hits = sum(fraud.get(int(r.transaction_id), 0) for r in ripe)
+            found[f"terminal_risk_{days}d"] = hits / len(ripe) if ripe else 0.0
+    return customers, terminals

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -30,18 +31,13 @@ def listens(port: int) -> bool:
         return client.connect_ex(("127.0.0.1", port)) == 0
 
 
-@pytest.fixture(scope="session")
-def spark_remote(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Address of a server that runs while the tests run; SLUICE_TEST_SPARK_REMOTE lends one instead."""
-    lent = os.environ.get("SLUICE_TEST_SPARK_REMOTE")
-    if lent:
-        yield lent
-        return
-    folder = tmp_path_factory.mktemp("spark")
+@contextmanager
+def server(folder: Path) -> Iterator[str]:
+    """Address of a server that runs inside the block; its state and log lie in the folder."""
     settings = load_settings({"SLUICE_HOME": str(folder)})
     port = free_port()
     with (folder / "server.log").open("w") as log:
-        server = subprocess.Popen(
+        process = subprocess.Popen(
             server_command(settings, port),
             env={**os.environ, **server_environment(settings)},
             cwd=folder,
@@ -51,7 +47,7 @@ def spark_remote(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     try:
         deadline = time.monotonic() + START_SECONDS
         while not listens(port):
-            if server.poll() is not None or time.monotonic() > deadline:
+            if process.poll() is not None or time.monotonic() > deadline:
                 pytest.fail(f"no Spark server:\n{_tail(folder / 'server.log')}")
             time.sleep(0.2)
         yield f"sc://127.0.0.1:{port}"
@@ -60,11 +56,22 @@ def spark_remote(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         session = SparkSession.getActiveSession()
         if session is not None:
             session.stop()
-        server.terminate()
+        process.terminate()
         try:
-            server.wait(timeout=20)
+            process.wait(timeout=20)
         except subprocess.TimeoutExpired:
-            server.kill()
+            process.kill()
+
+
+@pytest.fixture(scope="session")
+def spark_remote(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Address of a server that runs while the tests run; SLUICE_TEST_SPARK_REMOTE lends one instead."""
+    lent = os.environ.get("SLUICE_TEST_SPARK_REMOTE")
+    if lent:
+        yield lent
+        return
+    with server(tmp_path_factory.mktemp("spark")) as remote:
+        yield remote
 
 
 @pytest.fixture

@@ -73,8 +73,12 @@ def made_run(settings: Settings, run: str, rows: pd.DataFrame, drill: str = "non
         rows=counts,
         positives=positives,
         leaks={},
+        ttl_hours=48,
+        seed=7,
         label_digest="0" * 32,
         table_versions={"transactions": 1},
+        digest="0" * 64,
+        column_digests={},
     )
     folder.write_facts("frame.json", facts)
     folder.write_facts("labels.json", {"digest": "0" * 32, "rows": len(rows)})

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
 from datetime import date, timedelta
-from itertools import pairwise
+from itertools import groupby, pairwise
 from pathlib import Path
 
 import pandas as pd
@@ -69,32 +70,24 @@ def checks_of(
 
 
 def active_keys(transactions: pd.DataFrame, entity: Entity, as_of: pd.Timestamp, days: int) -> set[int]:
-    """Keys with a transaction in [as_of - days, as_of)."""
+    """Keys with a transaction in [as_of - days, as_of) that was available by as_of."""
     moment = transactions["event_time"]
     inside = (moment >= as_of - pd.Timedelta(days=days)) & (moment < as_of)
+    inside &= transactions["available_at"] <= as_of
     return set(transactions.loc[inside, f"{entity}_id"].tolist())
 
 
-def day_verdict(day: date, lake: Lake, settings: Settings) -> tuple[Verdict, int]:
+def day_verdict(day: date, transactions: pd.DataFrame, lake: Lake, settings: Settings) -> tuple[Verdict, int]:
     """The verdict on one day, and the rows that were checked.
 
     Both sides are read at the versions of the day's build: what is published meanwhile is not its fault.
     """
     as_of = pd.Timestamp(midnight(day + timedelta(days=1)))
-    delay_days = contract_of(settings).labels.delay_days
     windows: dict[Entity, int] = {
         "customer": longest_window("customer", 0),
-        "terminal": longest_window("terminal", delay_days),
+        "terminal": longest_window("terminal", contract_of(settings).labels.delay_days),
     }
-    record = read_record(settings, day)
-    versions = record.versions if record else {}
-    transactions = lake.read(
-        TRANSACTIONS,
-        first=first_input(day, delay_days),
-        last=day,
-        columns=["event_time", "customer_id", "terminal_id"],
-        version=versions.get(TRANSACTIONS.name),
-    ).to_pandas()
+    versions = built_from(settings, day)
     checks = []
     rows = 0
     for entity, table in FEATURE_TABLES.items():
@@ -106,14 +99,38 @@ def day_verdict(day: date, lake: Lake, settings: Settings) -> tuple[Verdict, int
     return Verdict.of(checks), rows
 
 
+def built_from(settings: Settings, day: date) -> dict[str, int]:
+    """Versions that the day's build read and wrote; empty where that is not known."""
+    record = read_record(settings, day)
+    return record.versions if record else {}
+
+
+def with_transactions(
+    days: list[date], lake: Lake, settings: Settings
+) -> Iterator[tuple[date, pd.DataFrame]]:
+    """Each day with the transactions it was built from: days of one build share one read."""
+    delay_days = contract_of(settings).labels.delay_days
+    for version, together in groupby(days, lambda day: built_from(settings, day).get(TRANSACTIONS.name)):
+        built = list(together)
+        transactions = lake.read(
+            TRANSACTIONS,
+            first=first_input(built[0], delay_days),
+            last=built[-1],
+            columns=["event_time", "available_at", "customer_id", "terminal_id"],
+            version=version,
+        ).to_pandas()
+        for day in built:
+            yield day, transactions
+
+
 def run(params: Params, settings: Settings) -> Receipt:
     """Check the features of each day, keep the evidence, close the gate where a check of any day fails."""
     watch = Stopwatch()
     lake = lake_of(settings)
     closed: dict[date, Verdict] = {}
     rows = checks = 0
-    for day in params.ascending():
-        verdict, checked = day_verdict(day, lake, settings)
+    for day, transactions in with_transactions(params.ascending(), lake, settings):
+        verdict, checked = day_verdict(day, transactions, lake, settings)
         _keep(_evidence(settings, day), verdict)
         rows += checked
         checks += len(verdict.checks)

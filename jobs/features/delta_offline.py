@@ -27,15 +27,17 @@ from feast.infra.registry.base_registry import BaseRegistry
 from feast.repo_config import RepoConfig
 
 from jobs.core import SluiceError
+from jobs.lake.at import unreadable
 from jobs.lake.storage import TableMissing, explained, open_table
 
 PARTITION = "day"
 
 
 class DeltaDuckDBOfflineStoreConfig(DuckDBOfflineStoreConfig):  # type: ignore[misc]
-    """Configuration of the store; it has no options of its own."""
+    """Configuration of the store: versions of tables that are not read at their newest."""
 
     type: str = "jobs.features.delta_offline.DeltaDuckDBOfflineStore"
+    versions: dict[str, int] = {}
 
 
 class DeltaDuckDBOfflineStore(DuckDBOfflineStore):  # type: ignore[misc]
@@ -64,7 +66,7 @@ class DeltaDuckDBOfflineStore(DuckDBOfflineStore):  # type: ignore[misc]
             registry=registry,
             project=project,
             full_feature_names=full_feature_names,
-            data_source_reader=_reader(moments.min() - longest, moments.max()),
+            data_source_reader=_reader(config, moments.min() - longest, moments.max()),
             data_source_writer=_no_writer,
             **options,
         )
@@ -89,7 +91,7 @@ class DeltaDuckDBOfflineStore(DuckDBOfflineStore):  # type: ignore[misc]
             created_timestamp_column=created_timestamp_column,
             start_date=start_date,
             end_date=end_date,
-            data_source_reader=_reader(start_date, end_date),
+            data_source_reader=_reader(config, start_date, end_date),
             data_source_writer=_no_writer,
         )
 
@@ -115,12 +117,12 @@ class DeltaDuckDBOfflineStore(DuckDBOfflineStore):  # type: ignore[misc]
             created_timestamp_column=created_timestamp_column,
             start_date=start_date,
             end_date=end_date,
-            data_source_reader=_reader(start_date, end_date),
+            data_source_reader=_reader(config, start_date, end_date),
             data_source_writer=_no_writer,
         )
 
 
-def _reader(start: datetime, end: datetime) -> Callable[[DataSource, str], ibis.Table]:
+def _reader(config: RepoConfig, start: datetime, end: datetime) -> Callable[[DataSource, str], ibis.Table]:
     """Reads the partitions whose as_of may lie in [start, end]; a day's as_of is the midnight after it."""
     first, last = _utc_day(start) - timedelta(days=1), _utc_day(end)
 
@@ -128,13 +130,18 @@ def _reader(start: datetime, end: datetime) -> Callable[[DataSource, str], ibis.
         if not isinstance(source, FileSource) or not isinstance(source.file_format, DeltaFormat):
             raise SluiceError(f"feature source {source.name}: only Delta tables are read here")
         what = f"table {source.name}"
+        version = config.offline_store.versions.get(source.name)
         try:
-            table = open_table(what, source.path)
+            table = open_table(what, source.path, version)
         except TableMissing:
             raise SluiceError(
                 f"the table {source.name} does not exist at {source.path}; run "
                 "`sluice build_features --day D` (DAG fraud_features) first"
             ) from None
+        except SluiceError as error:
+            if version is None:
+                raise
+            raise unreadable(source.name, version, error) from None
         with explained(what, source.path):
             rows = table.to_pyarrow_table(filters=[(PARTITION, ">=", first), (PARTITION, "<=", last)])
         # DuckDB casts a zoned time in the session's zone, which is the machine's unless told.

@@ -7,6 +7,9 @@ event when it is older and within its ttl; where none does, the features are NaN
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
 import numpy as np
 import pandas as pd
 
@@ -17,12 +20,19 @@ from jobs.features.definitions import SERVICE, TICK
 from jobs.features.request import assemble_frame
 from jobs.features.store import feature_store
 
+if TYPE_CHECKING:
+    from feast import FeatureStore
+
 CHUNK = 250_000  # events in one join; bounds its memory
 NEEDED = ("event_time", "customer_id", "terminal_id", "amount_minor")
 
 
-def historical_features(events: pd.DataFrame, settings: Settings) -> pd.DataFrame:
+def historical_features(
+    events: pd.DataFrame, settings: Settings, versions: Mapping[str, int] | None = None
+) -> pd.DataFrame:
     """The events with their model inputs as they could have been known at each event.
+
+    The feature tables are read at the named versions, at their newest where none are given.
 
     Raises:
         SluiceError: a needed column is missing, or the feature tables do not exist.
@@ -35,7 +45,7 @@ def historical_features(events: pd.DataFrame, settings: Settings) -> pd.DataFram
     order = np.argsort(events["event_time"].to_numpy(), kind="stable")
     for start in range(0, len(events), CHUNK):
         places = order[start : start + CHUNK]
-        stored[places] = _stored_features(events.iloc[places], settings)
+        stored[places] = _stored_features(events.iloc[places], feature_store(settings, versions))
     inputs = events[["event_time", "amount_minor"]].reset_index(drop=True)
     inputs = pd.concat([inputs, pd.DataFrame(stored, columns=list(STORED_FEATURES))], axis=1)
     features = assemble_frame(inputs).set_index(events.index)
@@ -43,7 +53,7 @@ def historical_features(events: pd.DataFrame, settings: Settings) -> pd.DataFram
     return pd.concat([kept, features], axis=1)
 
 
-def _stored_features(events: pd.DataFrame, settings: Settings) -> np.ndarray:
+def _stored_features(events: pd.DataFrame, store: FeatureStore) -> np.ndarray:
     """One row of STORED_FEATURES per event, in the events' order."""
     moments = pd.to_datetime(events["event_time"], utc=True).dt.as_unit("us")
     # Feast joins on as_of <= moment: a tick earlier makes it strict
@@ -55,7 +65,6 @@ def _stored_features(events: pd.DataFrame, settings: Settings) -> np.ndarray:
             "event_timestamp": (moments - TICK).array,
         }
     )
-    store = feature_store(settings)
     answer = store.get_historical_features(
         entity_df=entities, features=store.get_feature_service(SERVICE)
     ).to_df()

@@ -1,4 +1,4 @@
-"""What each day's features were built from: so a day that comes late is noticed by the days after it.
+"""What each day's features were built from: what comes late is noticed by the days that it changes.
 
 State: settings.work/features/DAY/inputs.json (digests of the input days and the table versions of the build),
 and owed-* beside it while a day that was built again still waits to be checked and served.
@@ -22,14 +22,18 @@ from jobs.conf.settings import Settings
 from jobs.core import StrictModel
 from jobs.features.declarations import FEATURE_VERSION, longest_window
 from jobs.features.tables import FEATURE_TABLES
+from jobs.lake.at import LakeAt, versions_of
 from jobs.lake.store import Lake, content_digest, lake_of
-from jobs.lake.tables import LABELS, TRANSACTIONS, Table
+from jobs.lake.tables import LABELS, TRANSACTIONS
 
 INPUTS = (TRANSACTIONS, LABELS)
+# what features follow from: the file that brought a row is not part of it
+TRANSACTION_COLUMNS = [name for name in TRANSACTIONS.schema.names if name != "file_day"]
+LABEL_COLUMNS = LABELS.schema.names
 
 
 class Inputs(StrictModel):
-    """Everything that a day's features follow from; days without rows are left out."""
+    """Everything that a day's features follow from; days without rows that are available are left out."""
 
     feature_version: str
     delay_days: int
@@ -48,16 +52,22 @@ class Snapshot:
     """Both input tables, each at one version: what is recorded is what Spark reads."""
 
     versions: dict[str, int]
-    digests: dict[str, dict[date, str]]
+    # table -> day -> first day whose features see the rows -> digest of these rows
+    digests: dict[str, dict[date, dict[date, str]]]
+    delivered: frozenset[date]  # days whose own file is in the table transactions
     delay_days: int
 
     def inputs(self, day: date) -> Inputs:
-        """What the features of a day are built from."""
+        """What the features of a day are built from: rows that are available at its end."""
         first = first_input(day, self.delay_days)
-        digests = {
-            name: {found: digest for found, digest in by_day.items() if first <= found <= day}
-            for name, by_day in self.digests.items()
-        }
+        digests: dict[str, dict[date, str]] = {}
+        for name, by_day in self.digests.items():
+            parts = {
+                found: [digest for seen, digest in sorted(by_seen.items()) if seen <= day]
+                for found, by_seen in by_day.items()
+                if first <= found <= day
+            }
+            digests[name] = {found: "+".join(part) for found, part in parts.items() if part}
         return Inputs(feature_version=FEATURE_VERSION, delay_days=self.delay_days, digests=digests)
 
 
@@ -73,29 +83,49 @@ def first_input(day: date, delay_days: int) -> date:
 
 def snapshot(lake: Lake, first: date, last: date, delay_days: int) -> Snapshot:
     """The input tables as they are now, with the digests of the days first to last."""
-    versions = {table.name: lake.version(table) for table in INPUTS}
-    digests = {
-        table.name: _digests(lake, table, versions[table.name], first, last)
-        for table in INPUTS
-        if versions[table.name] >= 0
+    versions = versions_of(lake, INPUTS)
+    rows = {
+        table.name: LakeAt(lake, versions).read(table, first=first, last=last, columns=columns)
+        for table, columns in ((TRANSACTIONS, [*TRANSACTION_COLUMNS, "file_day"]), (LABELS, LABEL_COLUMNS))
     }
-    return Snapshot(versions, digests, delay_days)
+    transactions = rows[TRANSACTIONS.name]
+    own = pc.equal(transactions["day"], transactions["file_day"])
+    delivered = frozenset(pc.unique(transactions.filter(own)["day"]).to_pylist())
+    rows[TRANSACTIONS.name] = transactions.select(TRANSACTION_COLUMNS)
+    digests = {name: _digests(found, inclusive=name == TRANSACTIONS.name) for name, found in rows.items()}
+    return Snapshot(versions, digests, delivered, delay_days)
 
 
-def _digests(lake: Lake, table: Table, version: int, first: date, last: date) -> dict[date, str]:
-    rows = lake.read(table, first=first, last=last, version=version)
-    days = rows[table.partition]
-    return {
-        day: content_digest(rows.filter(pc.equal(days, pa.scalar(day, pa.date32()))))
-        for day in sorted(pc.unique(days).to_pylist())
-    }
+def _digests(rows: pa.Table, *, inclusive: bool) -> dict[date, dict[date, str]]:
+    """Digests by day, and by the first day whose end comes after (inclusive: not before) available_at."""
+    available = rows["available_at"]
+    if inclusive:
+        available = pc.subtract(available, pa.scalar(timedelta(microseconds=1), pa.duration("us")))
+    seen = pc.max_element_wise(rows["day"], available.cast(pa.date32(), safe=False))
+    order = [("day", "ascending"), ("seen", "ascending")]
+    ordered = rows.append_column("seen", seen).sort_by(order)
+    groups = ordered.group_by(["day", "seen"]).aggregate([([], "count_all")]).sort_by(order)
+    # of a transaction's moment only the day matters, of a label's also what came first
+    surplus = ["seen", "available_at"] if inclusive else ["seen"]
+    digests: dict[date, dict[date, str]] = {}
+    start = 0
+    for group in groups.to_pylist():
+        part = ordered.slice(start, group["count_all"]).drop_columns(surplus)
+        digests.setdefault(group["day"], {})[group["seen"]] = content_digest(part)
+        start += group["count_all"]
+    return digests
 
 
-def later_days(lake: Lake, day: date, delay_days: int) -> list[date]:
-    """Days after this one that have features and look back at it, ascending."""
-    last = day + timedelta(days=reach(delay_days) - 1)
+def neighbours(lake: Lake, first: date, last: date, delay_days: int, late_days: int) -> list[date]:
+    """Days outside [first, last] that have features which rows of its files can change, ascending.
+
+    Later ones look back at it; earlier ones take up rows that came late and were available in time.
+    """
+    earliest = first - timedelta(days=late_days)
+    latest = last + timedelta(days=reach(delay_days) - 1)
     stored = {found for table in FEATURE_TABLES.values() for found in lake.partitions(table)}
-    return sorted(found for found in map(date.fromisoformat, stored) if day < found <= last)
+    days = sorted(map(date.fromisoformat, stored))
+    return [day for day in days if earliest <= day <= latest and not first <= day <= last]
 
 
 def read_record(settings: Settings, day: date) -> Record | None:

@@ -35,13 +35,13 @@ class Params(SeveralDays):
 
 
 def run(params: Params, settings: Settings) -> Receipt:
-    """Materialize each day, the oldest first, and read a sample of it back."""
+    """Materialize the days, the oldest first, and read a sample of each back."""
     watch = Stopwatch()
     lake = lake_of(settings)
     found: Counter[str] = Counter()
-    for day in params.ascending():
-        notes = owed(settings, day)
-        found.update(materialize_day(day, lake, settings))
+    for days in consecutive(params.ascending()):
+        notes = [note for day in days for note in owed(settings, day)]
+        found.update(materialize_days(days, lake, settings))
         settle(notes)
     return Receipt(
         job="materialize_features",
@@ -57,38 +57,57 @@ def run(params: Params, settings: Settings) -> Receipt:
     )
 
 
-def materialize_day(day: date, lake: Lake, settings: Settings) -> Counter[str]:
-    """Bring one day's rows online and compare a sample: how many rows, compared, newer online.
+def consecutive(days: list[date]) -> list[list[date]]:
+    """Ascending days in groups that have no gap: one interval each."""
+    groups: list[list[date]] = []
+    for day in days:
+        if groups and day - groups[-1][-1] == timedelta(days=1):
+            groups[-1].append(day)
+        else:
+            groups.append([day])
+    return groups
+
+
+def materialize_days(days: list[date], lake: Lake, settings: Settings) -> Counter[str]:
+    """Bring the rows of consecutive days online and compare a sample: how many rows, compared, newer online.
+
+    Of an entity's rows the newest is written: day after day, it would be the one that is left.
 
     Raises:
-        SluiceError: the day has no features, or what is read back differs.
+        SluiceError: a day has no features, or what is read back differs.
     """
-    offline = {
-        entity: lake.read(table, first=day, last=day).to_pandas() for entity, table in FEATURE_TABLES.items()
-    }
-    empty = [entity for entity, rows in offline.items() if rows.empty]
-    if empty:
-        raise SluiceError(
-            f"online features of {day}: {empty[0]}_features has no rows of this day; run "
-            f"`sluice build_features --day {day}` first"
-        )
-    as_of = midnight(day + timedelta(days=1))
+    offline = {(day, entity): _rows(lake, entity, day) for day in days for entity in FEATURE_TABLES}
     store = feature_store(settings)
     # Feast prints its progress; standard output belongs to the receipt
     with registry_lock(settings), redirect_stdout(sys.stderr):
-        # Feast's interval includes both ends: exactly the midnight that ends the day
-        store.materialize(start_date=as_of - TICK, end_date=as_of, feature_views=list(VIEWS.values()))
+        # Feast's interval includes both ends: exactly the midnights that end the days
+        store.materialize(
+            start_date=midnight(days[0] + timedelta(days=1)) - TICK,
+            end_date=midnight(days[-1] + timedelta(days=1)),
+            feature_views=list(VIEWS.values()),
+        )
     online = OnlineFeatures(settings)
     found = Counter(rows=sum(len(rows) for rows in offline.values()))
-    for entity, rows in offline.items():
-        found.update(compare(online, entity, rows))
-    if found["different"]:
-        raise SluiceError(
-            f"online features of {day}: {found['different']} of the entities read back differ from the "
-            f"tables; run `sluice materialize_features --day {day}` again, and if it stays so, look whether "
-            "another job writes the online store"
-        )
+    for (day, entity), rows in offline.items():
+        compared = compare(online, entity, rows)
+        if compared["different"]:
+            raise SluiceError(
+                f"online features of {day}: {compared['different']} of the entities read back differ from "
+                f"the tables; run `sluice materialize_features --day {day}` again, and if it stays so, look "
+                "whether another job writes the online store"
+            )
+        found.update(compared)
     return found
+
+
+def _rows(lake: Lake, entity: Entity, day: date) -> pd.DataFrame:
+    rows: pd.DataFrame = lake.read(FEATURE_TABLES[entity], first=day, last=day).to_pandas()
+    if rows.empty:
+        raise SluiceError(
+            f"online features of {day}: {entity}_features has no rows of this day; run "
+            f"`sluice build_features --day {day}` first"
+        )
+    return rows
 
 
 def compare(online: OnlineFeatures, entity: Entity, rows: pd.DataFrame) -> dict[str, int]:

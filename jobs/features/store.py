@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -33,8 +33,11 @@ def feast_home(settings: Settings) -> Path:
     return settings.home / "feast"
 
 
-def repo_config(settings: Settings) -> RepoConfig:
-    """Feast's configuration; feature_repo/feature_store.yaml says the same for its command line."""
+def repo_config(settings: Settings, versions: Mapping[str, int] | None = None) -> RepoConfig:
+    """Feast's configuration; feature_repo/feature_store.yaml says the same for its command line.
+
+    Past features are read at the `versions` of the feature tables, the newest where none are given.
+    """
     folder = feast_home(settings)
     online: dict[str, Any] = {"type": SQLITE_STORE, "path": str(folder / "online.db")}
     if settings.online_store == "redis":
@@ -47,15 +50,15 @@ def repo_config(settings: Settings) -> RepoConfig:
             "path": str(folder / "registry.db"),
             "cache_ttl_seconds": 3600,
         },
-        offline_store={"type": OFFLINE_STORE},
+        offline_store={"type": OFFLINE_STORE, "versions": dict(versions or {})},
         online_store=online,
         entity_key_serialization_version=3,
         repo_path=folder,
     )
 
 
-def feature_store(settings: Settings) -> FeatureStore:
-    """The feature store with the current definitions applied; one per process and definitions."""
+def feature_store(settings: Settings, versions: Mapping[str, int] | None = None) -> FeatureStore:
+    """The feature store with the current definitions applied; one per process, definitions and versions."""
     digest = _definitions_digest(settings)
     applied = feast_home(settings) / "applied"
     if not _is(applied, digest):
@@ -65,7 +68,7 @@ def feature_store(settings: Settings) -> FeatureStore:
                 scratch = applied.with_suffix(f".{os.getpid()}")
                 scratch.write_text(digest)
                 scratch.replace(applied)
-    return _open_store(settings, digest)
+    return _open_store(settings, digest, tuple(sorted((versions or {}).items())))
 
 
 @contextmanager
@@ -76,8 +79,8 @@ def registry_lock(settings: Settings) -> Iterator[None]:
 
 
 @cache
-def _open_store(settings: Settings, _digest: str) -> FeatureStore:
-    return FeatureStore(config=repo_config(settings))
+def _open_store(settings: Settings, _digest: str, versions: tuple[tuple[str, int], ...]) -> FeatureStore:
+    return FeatureStore(config=repo_config(settings, dict(versions)))
 
 
 def _definitions_digest(settings: Settings) -> str:

@@ -230,9 +230,13 @@ def _high(value: float, threshold: float, psi_status: str) -> str:
 
 
 def history_start(lake: Lake, settings: Settings) -> date:
-    """The first day of transactions that features could be made from."""
+    """The first day of transactions that features could be made from: late rows of days before are none."""
     days = lake.partitions(TRANSACTIONS)
-    return date.fromisoformat(days[0]) if days else settings.first_day
+    if not days:
+        return settings.first_day
+    latest = date.fromisoformat(days[0]) + timedelta(days=contract_of(settings).transactions.late_days)
+    files: list[date] = lake.read(TRANSACTIONS, last=latest, columns=["file_day"])["file_day"].to_pylist()
+    return min(files)
 
 
 def run(params: Params, settings: Settings) -> Receipt:

@@ -21,8 +21,9 @@ from jobs.conf.contract import contract_of
 from jobs.conf.policy import Retrain, policy_of
 from jobs.conf.settings import Settings
 from jobs.core import DayParams, Receipt, Stopwatch, StrictModel, midnight
+from jobs.evaluation.transactions import known_transactions
 from jobs.lake.store import Lake, lake_of
-from jobs.lake.tables import REACTIONS, TRANSACTIONS
+from jobs.lake.tables import REACTIONS
 from jobs.monitoring.figures import (
     ALERT,
     DRIFT,
@@ -123,12 +124,13 @@ def last_retrain_decision(lake: Lake, day: date) -> date | None:
 
 
 def new_matured_rows(lake: Lake, trained: date | None, day: date, maturity_days: int) -> int:
-    """Transactions that matured after the last training."""
+    """Transactions that matured after the last training, as far as they were known on the day."""
     last = day - timedelta(days=maturity_days)
     first = trained - timedelta(days=maturity_days - 1) if trained else None
     if first is not None and first > last:
         return 0
-    return int(lake.read(TRANSACTIONS, first=first, last=last, columns=["day"]).num_rows)
+    as_of = midnight(day + timedelta(days=1))
+    return int(known_transactions(lake, first, last, as_of, ["day"]).num_rows)
 
 
 def run(params: Params, settings: Settings) -> Receipt:

@@ -1,9 +1,12 @@
 """Job build_frame: matured transactions with their features as they were known, and their label.
 
 In: label snapshot of the run, table transactions, feature tables (through Feast, strictly before the event).
+    Transactions with available_at <= as_of, the instant after the run's day: a row that came later is not in.
 Out: frame.parquet: transaction_id, event_time, customer_id, terminal_id, amount_minor, day, role,
     is_fraud (the truth), training_label (what the models are fitted on; differs in a drill only) and the
-    model's features as float32; frame.json with the split, counts, table versions and the leak check.
+    model's features as float32; frame.json with the split, counts, the leak check, the version of every table
+    that was read, and the frame's digests. These versions are pinned as run.RUN before anything is read of
+    them, so that rebuild_frame can make the same frame whenever it is asked.
 Split by time, last matured day M: test = the last test_days; then an embargo of the label's maturity; then
     the fit rows, of which the last validation_days validate and, an embargo earlier, the rest tunes.
 Window: policy.training.window_days counts the days of the fit rows; embargo and test come on top.
@@ -24,17 +27,31 @@ from sklearn.metrics import roc_auc_score
 from jobs.conf.contract import contract_of
 from jobs.conf.policy import Training, policy_of
 from jobs.conf.settings import Settings
-from jobs.core import Check, GateClosed, Outcome, Receipt, SluiceError, Stopwatch, StrictModel, Verdict
+from jobs.core import (
+    Check,
+    GateClosed,
+    Outcome,
+    Receipt,
+    SluiceError,
+    Stopwatch,
+    StrictModel,
+    Verdict,
+    midnight,
+)
+from jobs.evaluation.transactions import known_transactions
 from jobs.features.declarations import FEATURE_VERSION, MODEL_FEATURES
 from jobs.features.history import historical_features
 from jobs.features.tables import FEATURE_TABLES
-from jobs.lake.store import Lake, lake_of
-from jobs.lake.tables import TRANSACTIONS
+from jobs.lake.at import LakeAt, versions_of
+from jobs.lake.pins import pin
+from jobs.lake.store import lake_of
+from jobs.training.digests import column_digests, frame_digest
 from jobs.training.run_folder import DRILL_NOTE, Drill, RunFolder, TrainingParams
 
 READS = ("label_snapshot", "transactions", "customer_features", "terminal_features")
 WRITES = ("training_frame",)
 
+EVENT_COLUMNS = ["day", "transaction_id", "event_time", "customer_id", "terminal_id", "amount_minor"]
 LEAK_AUC = 0.99  # an honest feature alone stays far below
 LEAK_POSITIVES = 20  # fewer frauds among the rows with a value say nothing
 TUNING, GAP, VALIDATION, EMBARGO, TEST = "tuning", "gap", "validation", "embargo", "test"
@@ -77,8 +94,12 @@ class FrameFacts(StrictModel):
     rows: dict[str, int]
     positives: dict[str, int]
     leaks: dict[str, float]  # ROC-AUC of each feature alone
+    ttl_hours: float  # a row of features serves an event for so long
+    seed: int  # of the permutation in a drill
     label_digest: str
     table_versions: dict[str, int]
+    digest: str
+    column_digests: dict[str, str]
 
 
 def split_days(last: date, training: Training, embargo_days: int) -> Split:
@@ -219,6 +240,25 @@ def check_join(events: pd.DataFrame, joined: pd.DataFrame) -> None:
     raise GateClosed(Verdict.of([check]), "build_frame")
 
 
+def make_frame(
+    lake: LakeAt, labels: pd.DataFrame, split: Split, params: Params, seed: int, settings: Settings
+) -> pd.DataFrame:
+    """The frame of a split as of the end of the run's day, from tables at noted versions."""
+    as_of = midnight(params.day + timedelta(days=1))
+    found = known_transactions(lake, split.fit_first, split.test_last, as_of, EVENT_COLUMNS)
+    events = found.to_pandas()
+    check_ids(events)
+    events = events.merge(labels, on="transaction_id", how="inner", validate="one_to_one")
+    events = events.sort_values(["event_time", "transaction_id"], ignore_index=True)
+    versions = {table.name: lake.version(table) for table in FEATURE_TABLES.values()}
+    joined = historical_features(events, settings, versions)
+    check_join(events, joined)
+    joined["role"] = joined["day"].map({day: split.role(day) for day in joined["day"].unique()})
+    joined = with_training_labels(joined, params.drill, seed)
+    joined[list(MODEL_FEATURES)] = joined[list(MODEL_FEATURES)].astype(np.float32)
+    return joined
+
+
 def run(params: Params, settings: Settings) -> Receipt:
     watch = Stopwatch()
     folder = RunFolder(settings, params.run)
@@ -228,17 +268,14 @@ def run(params: Params, settings: Settings) -> Receipt:
     split = split_days(date.fromisoformat(snapshot["last"]), policy.training, maturity)
     check_days(date.fromisoformat(snapshot["first"]), split, policy.training, maturity)
     lake = lake_of(settings)
-    events = lake.read(TRANSACTIONS, first=split.fit_first, last=split.test_last).to_pandas()
-    check_ids(events)
-    events = events.merge(labels, on="transaction_id", how="inner", validate="one_to_one")
-    events = events.sort_values(["event_time", "transaction_id"], ignore_index=True)
-    joined = historical_features(events, settings)
-    check_join(events, joined)
-    joined["role"] = joined["day"].map({day: split.role(day) for day in joined["day"].unique()})
-    joined = with_training_labels(joined, params.drill, policy.training.seeds[0])
-    joined[list(MODEL_FEATURES)] = joined[list(MODEL_FEATURES)].astype(np.float32)
-    rows, positives = check_roles(joined, split)
-    areas = single_feature_auc(joined, MODEL_FEATURES)
+    # versions first, then data: what is written meanwhile is in none of the frame's columns
+    versions = snapshot["table_versions"] | versions_of(lake, FEATURE_TABLES.values())
+    pin(lake, f"run.{params.run}", versions)
+    seed = policy.training.seeds[0]
+    frame = make_frame(LakeAt(lake, versions), labels, split, params, seed, settings)
+    rows, positives = check_roles(frame, split)
+    areas = single_feature_auc(frame, MODEL_FEATURES)
+    digests = column_digests(frame)
     facts = FrameFacts(
         run=params.run,
         day=params.day,
@@ -249,27 +286,27 @@ def run(params: Params, settings: Settings) -> Receipt:
         rows=rows,
         positives=positives,
         leaks=areas,
+        ttl_hours=policy.features.batch_ttl_hours,
+        seed=seed,
         label_digest=snapshot["digest"],
-        table_versions=snapshot["table_versions"] | feature_versions(lake),
+        table_versions=versions,
+        digest=frame_digest(digests),
+        column_digests=digests,
     )
     folder.write_facts("frame.json", facts)
     verdict = leak_verdict(areas)
     if verdict.outcome is not Outcome.PASS:
         raise GateClosed(verdict, f"build_frame, run {params.run}")
-    folder.write_frame("frame.parquet", joined)
+    folder.write_frame("frame.parquet", frame)
     return Receipt(
         job="build_frame",
         table="training_frame",
         partition=params.run,
-        rows=len(joined),
+        rows=len(frame),
+        digest=facts.digest,
         seconds=watch.seconds,
         facts={"rows": rows, "positives": positives, "drill": params.drill},
     )
-
-
-def feature_versions(lake: Lake) -> dict[str, int]:
-    """Versions of the feature tables."""
-    return {table.name: lake.version(table) for table in FEATURE_TABLES.values()}
 
 
 def fit_rows(frame: pd.DataFrame) -> pd.DataFrame:

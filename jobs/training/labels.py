@@ -4,6 +4,7 @@ In: tables transactions, labels, landed_files, merged_labels.
 Out: labels.parquet (transaction_id, day, is_fraud int8, known_at or null), one row per transaction whose
     day lies in the policy's window: fit rows, an embargo of the maturity, test; labels.json with counts and
     the snapshot's digest.
+Transactions: those with available_at <= as_of; every table at one version, named in labels.json.
 Label: the latest row with available_at < as_of, else 0. as_of is the instant after the day; matured days
     end `maturity_days` before the day. Younger transactions are left out, also those already known as fraud:
     keeping only these would make young days look far worse than they are.
@@ -24,12 +25,15 @@ from jobs.conf.policy import Training, policy_of
 from jobs.conf.settings import Settings
 from jobs.core import Receipt, SluiceError, Stopwatch, midnight
 from jobs.evaluation.labels import latest_labels, matured_days, missing_label_days, named_days
+from jobs.evaluation.transactions import known_transactions
+from jobs.lake.at import LakeAt, versions_of
 from jobs.lake.store import Lake, content_digest, lake_of
-from jobs.lake.tables import LABELS, TRANSACTIONS
+from jobs.lake.tables import LABELS, LANDED_FILES, MERGED_LABELS, TRANSACTIONS
 from jobs.training.run_folder import RunFolder, TrainingParams
 
 READS = ("transactions", "labels")
 WRITES = ("label_snapshot",)
+TABLES = (TRANSACTIONS, LABELS, LANDED_FILES, MERGED_LABELS)
 
 
 class Params(TrainingParams):
@@ -71,23 +75,35 @@ def check_feed(lake: Lake, first: date, day: date, feed: LabelFeed) -> None:
         )
 
 
+def label_snapshot(lake: Lake, first: date, last: date, day: date) -> pd.DataFrame:
+    """The labels of the transactions of the days first to last as of the end of `day`, by transaction.
+
+    A day whose own file has not come yet is left out, though rows of it may have come late.
+    """
+    as_of = midnight(day + timedelta(days=1))
+    found = known_transactions(lake, first, last, as_of, ["transaction_id", "day", "file_day"])
+    if found.num_rows:
+        found = found.filter(pc.greater_equal(found["day"], pc.min(found["file_day"])))
+    transactions = found.drop_columns("file_day").to_pandas()
+    labels = lake.read(LABELS, last=day).drop_columns(["day"]).to_pandas()
+    known = snapshot(transactions, labels, pd.Timestamp(as_of))
+    return known.sort_values("transaction_id", ignore_index=True)
+
+
 def run(params: Params, settings: Settings) -> Receipt:
     watch = Stopwatch()
     feed = contract_of(settings).labels
     first, last = training_window(params.day, feed, policy_of(settings).training)
-    lake = lake_of(settings)
-    transactions = lake.read(TRANSACTIONS, first=first, last=last, columns=["transaction_id", "day"])
-    if transactions.num_rows == 0:
+    # versions first, then data: what is written meanwhile belongs to no run
+    versions = versions_of(lake_of(settings), TABLES)
+    lake = LakeAt(lake_of(settings), versions)
+    labels = label_snapshot(lake, first, last, params.day)
+    if labels.empty:
         raise SluiceError(
             f"labels as of {params.day}: no matured transactions between {first} and {last}; "
             "ingest earlier days, or train on a later day"
         )
-    check_feed(lake, pc.min(transactions["day"]).as_py(), params.day, feed)
-    known = lake.read(LABELS, last=params.day)
-    as_of = pd.Timestamp(midnight(params.day + timedelta(days=1)))
-    labels = snapshot(transactions.to_pandas(), known.drop_columns(["day"]).to_pandas(), as_of).sort_values(
-        "transaction_id", ignore_index=True
-    )
+    check_feed(lake, labels["day"].min(), params.day, feed)
     positives = int(labels["is_fraud"].sum())
     if positives == 0:
         raise SluiceError(
@@ -95,16 +111,16 @@ def run(params: Params, settings: Settings) -> Receipt:
             f"{last} is fraud; is the chargeback feed merged?"
         )
     folder = RunFolder(settings, params.run)
-    digest = content_digest(pa.Table.from_pandas(labels, preserve_index=False))
+    digest = label_digest(labels)
     folder.write_frame("labels.parquet", labels)
     facts = {
-        "as_of": as_of.isoformat(),
+        "as_of": midnight(params.day + timedelta(days=1)).isoformat(),
         "first": str(labels["day"].min()),
         "last": str(last),
         "rows": len(labels),
         "positives": positives,
         "digest": digest,
-        "table_versions": {table.name: lake.version(table) for table in (TRANSACTIONS, LABELS)},
+        "table_versions": versions,
     }
     folder.write_facts("labels.json", facts)
     return Receipt(
@@ -116,3 +132,8 @@ def run(params: Params, settings: Settings) -> Receipt:
         seconds=watch.seconds,
         facts={"positives": positives, "first": facts["first"], "last": facts["last"]},
     )
+
+
+def label_digest(labels: pd.DataFrame) -> str:
+    """Digest of a snapshot's contents."""
+    return content_digest(pa.Table.from_pandas(labels, preserve_index=False))

@@ -16,13 +16,13 @@ from hypothesis import strategies as st
 
 from jobs.conf.settings import PROJECT_ROOT, Settings
 from jobs.core import GateClosed, SluiceError
-from jobs.features import build, check
+from jobs.features import build, check, windows
 from jobs.features.declarations import FEATURES, MODEL_FEATURES, STORED_FEATURES, longest_window
 from jobs.features.tables import CUSTOMER_FEATURES, TERMINAL_FEATURES
 from jobs.lake.store import lake_of
 from jobs.lake.tables import TRANSACTIONS
 from jobs.spark import spark_session
-from tests.features_data import DAY, label_rows, put, transaction_rows
+from tests.features_data import DAY, brute_force, label_rows, put, transaction_rows
 
 pytest_plugins = ("tests.spark_server",)
 HANDBOOK = PROJECT_ROOT.parent / "shared" / "data" / "handbook" / "transactions"
@@ -123,38 +123,6 @@ def test_an_unreachable_spark_server_is_said_at_once(home: Settings) -> None:
     assert datetime.now(UTC) - started < timedelta(seconds=4)
 
 
-Found = dict[int, dict[str, float]]
-
-
-def brute_force(
-    transactions: pd.DataFrame, labels: pd.DataFrame, as_of: pd.Timestamp, delay: int
-) -> tuple[Found, Found]:
-    """The features row by row in plain Python."""
-    fraud: dict[int, int] = {}
-    for label in labels.sort_values(["available_at", "is_fraud"]).itertuples():
-        if label.available_at < as_of:
-            fraud[int(label.transaction_id)] = int(label.is_fraud)
-    customers: Found = {}
-    terminals: Found = {}
-    for days in (1, 7, 30):
-        width = pd.Timedelta(days=days)
-        late = as_of - pd.Timedelta(days=delay)
-        for key, rows in transactions.groupby("customer_id"):
-            inside = [r for r in rows.itertuples() if as_of - width <= r.event_time < as_of]
-            amounts = [r.amount_minor / 100 for r in inside]
-            found = customers.setdefault(int(key), {})
-            found[f"customer_count_{days}d"] = len(inside)
-            found[f"customer_amount_mean_{days}d"] = sum(amounts) / len(amounts) if amounts else math.nan
-        for key, rows in transactions.groupby("terminal_id"):
-            inside = [r for r in rows.itertuples() if as_of - width <= r.event_time < as_of]
-            ripe = [r for r in rows.itertuples() if late - width <= r.event_time < late]
-            found = terminals.setdefault(int(key), {})
-            found[f"terminal_count_{days}d"] = len(inside)
-            hits = sum(fraud.get(int(r.transaction_id), 0) for r in ripe)
-            found[f"terminal_risk_{days}d"] = hits / len(ripe) if ripe else 0.0
-    return customers, terminals
-
-
 AS_OF = pd.Timestamp("2026-03-01", tz="UTC")
 HALF_DAYS = st.integers(-1, 70)  # half days before as_of, so that edges are hit often
 ROWS = st.lists(
@@ -179,19 +147,20 @@ def test_spark_counts_what_brute_force_counts(
         ],
         columns=["transaction_id", "event_time", "customer_id", "terminal_id", "amount_minor"],
     ).astype({"event_time": "datetime64[us, UTC]"})
+    transactions["available_at"] = transactions["event_time"].dt.ceil("D")
     labels = pd.DataFrame(
         [(n, AS_OF - pd.Timedelta(hours=12 * back), value) for n, back, value in known],
         columns=["transaction_id", "available_at", "is_fraud"],
     ).astype({"available_at": "datetime64[us, UTC]"})
+    labels["day"] = labels["available_at"].dt.date
     session = spark_session(Settings(spark_remote=spark_remote))
     spark_rows = session.createDataFrame(pa.Table.from_pandas(transactions))
-    spark_labels = session.createDataFrame([], build.LABEL_SCHEMA)
+    spark_labels = session.createDataFrame([], windows.LABEL_SCHEMA)
     if known:
         spark_labels = session.createDataFrame(pa.Table.from_pandas(labels))
-    as_of = AS_OF.to_pydatetime()
     answers = (
-        build.customer_features(spark_rows, as_of).toPandas().set_index("customer_id"),
-        build.terminal_features(spark_rows, spark_labels, as_of, 2).toPandas().set_index("terminal_id"),
+        windows.customer_features(spark_rows, [DAY]).toPandas().set_index("customer_id"),
+        windows.terminal_features(spark_rows, spark_labels, [DAY], 2).toPandas().set_index("terminal_id"),
     )
     for answer, expected, key, days in zip(
         answers,
@@ -222,8 +191,9 @@ def test_thirty_days_of_the_public_data_agree_with_sql(spark_home: Settings) -> 
             f"'{file.stem}'::date as file_day "
             f"from '{file}'"
         ).to_arrow_table()
-        moments = rows["event_time"].cast(TRANSACTIONS.schema.field("event_time").type)
-        rows = rows.set_column(2, "event_time", moments)
+        for name in ("event_time", "available_at"):
+            moments = rows[name].cast(TRANSACTIONS.schema.field(name).type)
+            rows = rows.set_column(rows.column_names.index(name), name, moments)
         lake.replace(TRANSACTIONS, rows, file.stem)
     customers, _ = built(public, day)
     check.run(check.Params(day=day), public)

@@ -116,6 +116,24 @@ def test_days_may_be_materialized_in_any_order_and_again(home: Settings) -> None
     assert online.read(404, 404) == dict.fromkeys(STORED_FEATURES)
 
 
+def test_days_brought_online_together_leave_what_one_after_the_other_leaves(
+    home: Settings, tmp_path: Path
+) -> None:
+    other = home.model_copy(update={"home": tmp_path / "other"})
+    gap = DAY + timedelta(days=2)
+    for place in (home, other):
+        two_days(place)
+        put_features(place, "customer", [(gap, 2, 9.0)])
+        put_features(place, "terminal", [(gap, 11, 0.75)])
+    materialized(home, BEFORE, DAY, gap)
+    days = ",".join(map(str, (gap, BEFORE, DAY)))
+    receipt = materialize.run(materialize.Params(day=DAY, days=days), other)
+    assert (receipt.rows, receipt.facts["days"]) == (7, 3)
+    for customer, terminal in ((1, 10), (2, 11), (2, 10)):
+        assert OnlineFeatures(other).read(customer, terminal) == OnlineFeatures(home).read(customer, terminal)
+    assert OnlineFeatures(other).read(2, 11)["terminal_risk_7d"] == 0.75
+
+
 def test_a_rebuilt_day_replaces_its_own_values_online(home: Settings) -> None:
     two_days(home)
     materialized(home, BEFORE, DAY)

@@ -61,8 +61,8 @@ def rows_of(day: date, rows: int = ROWS, *, missed: float = 0.1) -> pd.DataFrame
     times = pd.Timestamp(day, tz="UTC") + pd.to_timedelta(np.arange(rows) * 20, unit="s")
     return frame.assign(
         is_fraud=fraud.astype(int), score=score, amount_minor=generator.integers(100, 9000, rows),
-        event_time=times, day=day, file_day=day, available_at=times,
-        transaction_id=np.arange(rows) + day.toordinal() * 10_000,
+        event_time=times, day=day, transaction_id=np.arange(rows) + day.toordinal() * 10_000,
+        file_day=day, available_at=pd.Timestamp(day + timedelta(days=1), tz="UTC"),
     )  # fmt: skip
 
 
@@ -328,3 +328,22 @@ def test_null_days_rarely_alarm() -> None:
         statuses.append({each.status for each in found})
     assert sum("retrain" in each for each in statuses) == 0
     assert sum("alert" in each for each in statuses) <= 1
+
+
+def test_rows_that_came_after_a_day_are_no_reason_to_retrain_on_it(place: Settings) -> None:
+    lake, matured = lake_of(place), date(2026, 3, 1)
+    rows = rows_of(matured, 4).assign(customer_id=1, terminal_id=1)
+    at = pd.to_datetime(["2026-03-02", "2026-03-05", "2026-03-06", "2026-03-09"], utc=True)
+    write(lake, TRANSACTIONS, rows.assign(available_at=at))
+    # the day ends with the 5th: what is available at that midnight still counts
+    assert reaction.new_matured_rows(lake, None, date(2026, 3, 4), 3) == 2
+
+
+def test_history_begins_with_the_first_file_and_not_with_its_late_rows(place: Settings) -> None:
+    lake = lake_of(place)
+    assert drift.history_start(lake, place) == place.first_day
+    early = rows_of(START - timedelta(days=2), 1).assign(customer_id=1, terminal_id=1, file_day=START)
+    write(lake, TRANSACTIONS, early)
+    for day in days(START + timedelta(days=1), 2):
+        write(lake, TRANSACTIONS, rows_of(day, 2).assign(customer_id=1, terminal_id=1))
+    assert drift.history_start(lake, place) == START

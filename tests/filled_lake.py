@@ -1,0 +1,25 @@
+"""An installation with 45 days of tables: made once a session, copied for each test."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from jobs.conf.settings import Settings, load_settings
+from tests.frame_data import fill
+
+
+@pytest.fixture(scope="session")
+def filled_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("filled")
+    fill(load_settings({"SLUICE_HOME": str(folder)}))
+    return folder
+
+
+@pytest.fixture
+def filled(home: Settings, filled_home: Path) -> Settings:
+    """45 days of transactions, features of each day, and chargebacks two days later."""
+    shutil.copytree(filled_home, home.home)
+    return home.model_copy(update={"policy_overlay": "demo"})

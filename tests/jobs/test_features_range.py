@@ -1,0 +1,163 @@
+"""Features of a range of days in one job, and rows that come late: the same tables as day by day."""
+
+from __future__ import annotations
+
+from datetime import date, timedelta
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pytest
+from pydantic import ValidationError
+
+from jobs.conf.settings import Settings
+from jobs.core import SluiceError
+from jobs.features import build, check
+from jobs.features.inputs import snapshot
+from jobs.features.tables import CUSTOMER_FEATURES, FEATURE_TABLES, TERMINAL_FEATURES
+from jobs.lake.store import lake_of
+from jobs.lake.tables import LABELS, TRANSACTIONS
+from tests.features_data import DAY, deliver, label_rows, put, transaction_rows
+
+pytest_plugins = ("tests.spark_server",)
+FIRST = DAY - timedelta(days=9)
+DAYS = [FIRST + timedelta(days=number) for number in range(10)]
+
+
+def at(number: int, text: str = "10:00:00") -> str:
+    """A moment of the day with a number, the first one being 0."""
+    return f"{FIRST + timedelta(days=number)} {text}"
+
+
+def file_of(number: int) -> pa.Table:
+    """What the file of a day brings: two rows of its own, and now and then one that is late by two days."""
+    own = transaction_rows(
+        (100 + number, at(number), 1 + number % 3, 10 + number % 2, 1_00 * (number + 1)),
+        (200 + number, at(number, "00:00:00"), 1 + number % 2, 12, 77_7 + number),
+    )
+    if number % 3 != 2:
+        return own
+    late = (300 + number, at(number - 2, "23:59:59.999999"), 5, 10, 9_99)
+    return pa.concat_tables([own, transaction_rows(late, file_day=DAYS[number])])
+
+
+def labels_of(number: int) -> pa.Table:
+    """Chargebacks that become known on a day: a fraud of three days before, and a word taken back."""
+    rows = []
+    if number >= 3:
+        rows.append((100 + number - 3, at(number, "08:00:00"), 1))
+    if number >= 5 and number % 2:
+        rows.append((100 + number - 5, at(number, "09:00:00"), 0))
+    return label_rows(*rows)
+
+
+def publish(home: Settings, number: int) -> None:
+    deliver(home, file_of(number))
+    put(home, TRANSACTIONS.schema.empty_table(), labels_of(number))
+
+
+def built(home: Settings, first: date, last: date | None = None) -> list[date]:
+    receipt = build.run(build.Params(day=first, last=last), home)
+    return [date.fromisoformat(text) for text in receipt.facts["days"]]
+
+
+def tables(home: Settings) -> dict[str, pd.DataFrame]:
+    lake = lake_of(home)
+    return {
+        table.name: lake.read(table).to_pandas().sort_values(list(table.key)).reset_index(drop=True)
+        for table in FEATURE_TABLES.values()
+    }
+
+
+def assert_same(found: dict[str, pd.DataFrame], expected: dict[str, pd.DataFrame]) -> None:
+    for name, rows in expected.items():
+        pd.testing.assert_frame_equal(found[name], rows, check_exact=True)
+
+
+def versions(home: Settings) -> list[int]:
+    return [lake_of(home).version(table) for table in (CUSTOMER_FEATURES, TERMINAL_FEATURES)]
+
+
+def test_ten_days_one_by_one_are_ten_days_as_a_range_in_any_order(
+    spark_home: Settings, tmp_path: Path
+) -> None:
+    range_home = spark_home.model_copy(update={"home": tmp_path / "range"})
+    parts_home = spark_home.model_copy(update={"home": tmp_path / "parts"})
+    for number, day in enumerate(DAYS):  # each built before anything of the next day is there
+        publish(spark_home, number)
+        assert built(spark_home, day) == [day]
+        publish(range_home, number)
+        publish(parts_home, number)
+    one_by_one = tables(spark_home)
+    assert one_by_one[TERMINAL_FEATURES.name]["terminal_risk_7d"].nunique() > 3
+    assert set(one_by_one[CUSTOMER_FEATURES.name]["day"]) == set(DAYS)
+
+    assert built(range_home, DAYS[0], DAYS[-1]) == DAYS
+    assert versions(range_home) == [0, 0], "one commit per table"
+    assert_same(tables(range_home), one_by_one)
+    named = ",".join(map(str, DAYS))
+    assert check.run(check.Params(day=DAYS[0], days=named), range_home).facts["days"] == 10
+
+    built(parts_home, DAYS[6], DAYS[9])
+    built(parts_home, DAYS[3])
+    built(parts_home, DAYS[0], DAYS[5])
+    assert_same(tables(parts_home), one_by_one)
+    before = versions(parts_home)
+    assert built(parts_home, DAYS[4]) == [DAYS[4]], "the records of a range are those of its days"
+    assert versions(parts_home) == [version + 1 for version in before]
+
+
+def test_a_late_row_reaches_the_day_of_its_file_and_later_ones_in_one_job(spark_home: Settings) -> None:
+    for number in range(4):
+        deliver(spark_home, file_of(number))
+    built(spark_home, DAYS[0], DAYS[3])
+    before, known = versions(spark_home), tables(spark_home)[CUSTOMER_FEATURES.name]
+    # comes in the file of day 2, and belongs to day 1
+    deliver(spark_home, transaction_rows((900, at(1), 77, 10, 5_00), file_day=DAYS[2]))
+    assert built(spark_home, DAYS[2]) == [DAYS[2], DAYS[3]]
+    assert versions(spark_home) == [version + 1 for version in before]
+    found = tables(spark_home)[CUSTOMER_FEATURES.name]
+    assert found.loc[found["customer_id"] == 77, "day"].tolist() == [DAYS[2], DAYS[3]]
+    assert found.loc[found["customer_id"] == 77, "customer_count_1d"].tolist() == [0.0, 0.0]
+    early = [rows[rows["day"] < DAYS[2]].reset_index(drop=True) for rows in (found, known)]
+    pd.testing.assert_frame_equal(*early, check_exact=True)
+
+
+def test_a_row_that_was_available_in_time_reaches_the_days_before_its_file(spark_home: Settings) -> None:
+    for number in range(3):
+        deliver(spark_home, file_of(number))
+    built(spark_home, DAYS[0], DAYS[2])
+    row = transaction_rows((900, at(1), 77, 10, 5_00), file_day=DAYS[1])  # available when day 1 ends
+    place = row.schema.get_field_index("file_day")
+    deliver(spark_home, row.set_column(place, "file_day", pa.array([DAYS[2]])))
+    assert built(spark_home, DAYS[2]) == [DAYS[1], DAYS[2]]
+    found = tables(spark_home)[CUSTOMER_FEATURES.name]
+    assert found.loc[found["customer_id"] == 77, "day"].tolist() == [DAYS[1], DAYS[2]]
+
+
+def test_what_a_day_is_built_from_are_the_rows_available_at_its_end(home: Settings) -> None:
+    deliver(home, file_of(0))
+    deliver(home, file_of(1))
+    before = snapshot(lake_of(home), DAYS[0], DAYS[1], 2)
+    deliver(home, file_of(2))  # brings a late row of day 0
+    put(home, TRANSACTIONS.schema.empty_table(), label_rows((100, at(2, "00:00:00"), 1)))
+    after = snapshot(lake_of(home), DAYS[0], DAYS[2], 2)
+    for day in DAYS[:2]:
+        assert after.inputs(day).digests[TRANSACTIONS.name] == before.inputs(day).digests[TRANSACTIONS.name]
+        assert after.inputs(day).digests[LABELS.name] == {}
+    assert after.inputs(DAYS[2]).digests[TRANSACTIONS.name][DAYS[0]].count("+") == 1
+    assert list(after.inputs(DAYS[2]).digests[LABELS.name]) == [DAYS[2]]
+
+
+def test_days_of_a_range_without_their_file_are_named(home: Settings) -> None:
+    deliver(home, file_of(0))
+    deliver(home, file_of(2))
+    deliver(home, transaction_rows((900, at(1), 1, 10, 5_00), file_day=DAYS[2]))  # a late row is not the day
+    with pytest.raises(SluiceError, match=f"no file of {DAYS[1]}, {DAYS[3]}; run .*--day {DAYS[1]}"):
+        build.run(build.Params(day=DAYS[0], last=DAYS[3]), home)
+
+
+def test_a_range_ends_where_it_begins_or_later() -> None:
+    assert build.Params(day=DAYS[0], last=DAYS[0]).last == DAYS[0]
+    with pytest.raises(ValidationError, match=f"last is {DAYS[0]}, before the day {DAYS[1]}"):
+        build.Params(day=DAYS[1], last=DAYS[0])

@@ -1,0 +1,225 @@
+"""A training frame made again, bit for bit, after its tables have moved on."""
+
+from __future__ import annotations
+
+import shutil
+from datetime import date, timedelta
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pytest
+
+from jobs.conf.settings import Settings
+from jobs.core import GateClosed, Receipt, SluiceError, midnight
+from jobs.features.tables import FEATURE_TABLES
+from jobs.lake.at import LakeAt, versions_of
+from jobs.lake.pins import pinned
+from jobs.lake.store import lake_of
+from jobs.lake.tables import LABELS, LANDED_FILES, TRANSACTIONS
+from jobs.promotion.state import TAG_RUN, registry_client
+from jobs.training import frame, labels, rebuild_frame
+from jobs.training.frame import FrameFacts
+from jobs.training.run_folder import RunFolder
+from tests.frame_data import FIRST, LAST, put
+
+pytest_plugins = ("tests.filled_lake",)
+RUN = "scheduled__2026-02-14T00:00:00+00:00_x1"
+
+
+def made(settings: Settings, run: str = RUN) -> Receipt:
+    labels.run(labels.Params(day=LAST, run=run), settings)
+    return frame.run(frame.Params(day=LAST, run=run), settings)
+
+
+def rebuilt(settings: Settings, run: str = RUN, day: date = LAST) -> Receipt:
+    return rebuild_frame.run(rebuild_frame.Params(day=day, run=run), settings)
+
+
+def rows_of(settings: Settings, table: object, day: date) -> pd.DataFrame:
+    return lake_of(settings).read(table, first=day, last=day).to_pandas()  # type: ignore[arg-type]
+
+
+def late_row(settings: Settings, day: date, file_day: date, number: int) -> None:
+    """One more transaction of `day`, that comes in the file of `file_day`."""
+    known = rows_of(settings, TRANSACTIONS, day)
+    row = known.iloc[[0]].assign(
+        transaction_id=number, file_day=file_day, available_at=midnight(file_day + timedelta(days=1))
+    )
+    put(settings, TRANSACTIONS, pd.concat([known, row]).to_dict("records"), day)
+
+
+def correct_labels(settings: Settings) -> None:
+    """Every chargeback of one day is taken back, in that day's own file."""
+    day = next(
+        d for d in (FIRST + timedelta(days=n) for n in range(20, 40)) if len(rows_of(settings, LABELS, d))
+    )
+    put(settings, LABELS, rows_of(settings, LABELS, day).assign(is_fraud=0).to_dict("records"), day)
+
+
+def land_again(settings: Settings) -> None:
+    """A day's file comes again with other amounts, and the ledger says so."""
+    day = FIRST + timedelta(days=25)
+    rows = rows_of(settings, TRANSACTIONS, day)
+    put(settings, TRANSACTIONS, rows.assign(amount_minor=rows["amount_minor"] + 1).to_dict("records"), day)
+    put(
+        settings,
+        LANDED_FILES,
+        rows_of(settings, LANDED_FILES, day).assign(sequence=2).to_dict("records"),
+        day,
+    )
+
+
+def build_features_again(settings: Settings) -> None:
+    """The features of a day come out otherwise."""
+    day, table = FIRST + timedelta(days=30), FEATURE_TABLES["customer"]
+    rows = rows_of(settings, table, day)
+    put(settings, table, rows.assign(customer_count_7d=rows["customer_count_7d"] + 1).to_dict("records"), day)
+
+
+def move_on(settings: Settings) -> None:
+    """Everything that later days do to a past one."""
+    correct_labels(settings)
+    late_row(settings, FIRST + timedelta(days=22), FIRST + timedelta(days=24), 900_001)
+    land_again(settings)
+    build_features_again(settings)
+
+
+def test_a_frame_is_made_again_bit_for_bit_after_corrections_late_rows_and_rebuilds(
+    filled: Settings,
+) -> None:
+    first = made(filled)
+    original = pd.read_parquet(filled.work / "training" / RUN / "frame.parquet")
+    move_on(filled)
+    again = rebuilt(filled)
+    assert again.facts["identical"] is True
+    assert again.digest == first.digest
+    pd.testing.assert_frame_equal(pd.read_parquet(again.facts["frame"]), original)
+    assert made(filled, "today").digest != first.digest
+    assert rebuilt(filled).digest == first.digest
+
+
+@pytest.mark.parametrize("change", [correct_labels, land_again, build_features_again])
+def test_each_of_these_changes_a_frame_that_is_not_made_of_the_old_versions(
+    filled: Settings, change: object
+) -> None:
+    first = made(filled).digest
+    change(filled)  # type: ignore[operator]
+    assert made(filled, "today").digest != first
+
+
+def test_every_table_that_was_read_is_pinned_under_the_run(filled: Settings) -> None:
+    made(filled)
+    facts = RunFolder(filled, RUN).read_model("frame.json", FrameFacts)
+    assert pinned(lake_of(filled)) == {name: {version} for name, version in facts.table_versions.items()}
+    assert set(facts.table_versions) == {
+        "transactions", "labels", "landed_files", "merged_labels", "customer_features", "terminal_features",
+    }  # fmt: skip
+
+
+def test_what_is_written_while_the_frame_is_made_is_not_in_it(
+    filled: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    undisturbed = made(filled).digest
+    real = frame.known_transactions
+
+    def meanwhile(*arguments: object, **named: object) -> pa.Table:
+        move_on(filled)
+        return real(*arguments, **named)  # type: ignore[arg-type]
+
+    labels.run(labels.Params(day=LAST, run="disturbed"), filled)
+    monkeypatch.setattr(frame, "known_transactions", meanwhile)
+    assert frame.run(frame.Params(day=LAST, run="disturbed"), filled).digest == undisturbed
+
+
+def test_a_row_that_came_after_the_runs_day_is_in_no_frame_of_that_day(filled: Settings) -> None:
+    before = made(filled).digest
+    late_row(filled, LAST - timedelta(days=5), LAST + timedelta(days=1), 900_002)
+    assert made(filled, "later").digest == before
+    late_row(filled, LAST - timedelta(days=5), LAST, 900_003)  # its file ends with the run's day
+    made(filled, "in-time")
+    ids = pd.read_parquet(filled.work / "training" / "in-time" / "frame.parquet")["transaction_id"]
+    assert {900_002, 900_003} & set(ids) == {900_003}
+
+
+def test_rows_of_a_day_whose_own_file_never_came_are_in_no_frame(filled: Settings) -> None:
+    before = made(filled).digest
+    early = FIRST - timedelta(days=1)
+    row = rows_of(filled, TRANSACTIONS, FIRST).iloc[[0]]
+    row = row.assign(day=early, transaction_id=900_004, event_time=midnight(early))
+    put(filled, TRANSACTIONS, row.to_dict("records"), early)
+    assert made(filled, "today").digest == before
+
+
+def test_a_difference_closes_the_gate_and_names_what_differs(filled: Settings) -> None:
+    made(filled)
+    file = filled.work / "training" / RUN / "frame.json"
+    facts = FrameFacts.model_validate_json(file.read_text())
+    build_features_again(filled)
+    newer = facts.table_versions | versions_of(lake_of(filled), FEATURE_TABLES.values())
+    file.write_text(facts.model_copy(update={"table_versions": newer}).model_dump_json())
+    with pytest.raises(GateClosed, match="column customer_count_7d: was") as closed:
+        rebuilt(filled)
+    failed = {check.name for check in closed.value.verdict.checks if check.outcome == "fail"}
+    assert failed == {"digest", "column customer_count_7d"}
+
+
+def test_other_definitions_than_then_are_named_before_anything_is_read(filled: Settings) -> None:
+    made(filled)
+    file = filled.work / "training" / RUN / "frame.json"
+    facts = FrameFacts.model_validate_json(file.read_text())
+    file.write_text(facts.model_copy(update={"ttl_hours": 1.0}).model_dump_json())
+    with pytest.raises(GateClosed, match=r"batch_ttl_hours: was 1\.0, is 48"):
+        rebuilt(filled)
+
+
+@pytest.mark.parametrize("table", ["labels", "terminal_features"])
+def test_a_version_that_was_cleaned_away_is_said_with_its_table(filled: Settings, table: str) -> None:
+    made(filled)
+    file = filled.work / "training" / RUN / "frame.json"
+    facts = FrameFacts.model_validate_json(file.read_text())
+    gone = facts.table_versions | {table: 999_999}
+    file.write_text(facts.model_copy(update={"table_versions": gone}).model_dump_json())
+    with pytest.raises(SluiceError, match=f"table {table}: version 999999 cannot be read any more"):
+        rebuilt(filled)
+
+
+def test_without_its_folder_a_run_is_looked_up_by_the_version_it_registered(
+    filled: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # a SQLite registry keeps its artifacts beside the working directory
+    settings = filled.model_copy(update={"mlflow_uri": f"sqlite:///{tmp_path / 'mlflow.db'}"})
+    first = made(settings)
+    client = registry_client(settings)
+    run_id = client.create_run("0").info.run_id
+    client.log_artifact(run_id, str(settings.work / "training" / RUN / "frame.json"), "evidence")
+    client.create_registered_model(settings.model_name)
+    client.create_model_version(settings.model_name, "nowhere", run_id, tags={TAG_RUN: RUN})
+    shutil.rmtree(settings.work)
+    move_on(settings)
+    assert rebuilt(settings).digest == first.digest
+    with pytest.raises(SluiceError, match="training run other: .* no version of fraud was trained by it"):
+        rebuilt(settings, "other")
+
+
+def test_the_day_must_be_the_runs_own(filled: Settings) -> None:
+    made(filled)
+    with pytest.raises(SluiceError, match=f"its day is {LAST}, not {FIRST}"):
+        rebuilt(filled, day=FIRST)
+
+
+def test_a_lake_at_noted_versions_reads_these_and_is_never_written(filled: Settings) -> None:
+    lake = lake_of(filled)
+    noted = LakeAt(lake, versions_of(lake, [TRANSACTIONS]))
+    before = noted.read(TRANSACTIONS).num_rows
+    late_row(filled, FIRST, FIRST + timedelta(days=2), 900_005)
+    assert noted.read(TRANSACTIONS).num_rows == before == lake.read(TRANSACTIONS).num_rows - 1
+    with pytest.raises(SluiceError, match="labels: its version was not noted"):
+        noted.read(LABELS)
+    with pytest.raises(SluiceError, match="never written"):
+        noted.replace(TRANSACTIONS, TRANSACTIONS.schema.empty_table(), FIRST)
+    absent = LakeAt(lake, {LABELS.name: -1})
+    assert absent.read(LABELS, columns=["day"]).column_names == ["day"]
+    gone = LakeAt(lake, {LABELS.name: 999_999})
+    with pytest.raises(SluiceError, match="version 999999 cannot be read any more"):
+        gone.read(LABELS)
