@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -25,6 +26,14 @@ from jobs.lake.tables import Table
 from jobs.locks import file_lock
 
 
+class Layer(NamedTuple):
+    """One place where rows of a table lie."""
+
+    path: str
+    version: int
+    without: tuple[str, str] | None = None  # partitions that do not count: the first and the last
+
+
 class Lake:
     """The tables under one folder."""
 
@@ -36,6 +45,18 @@ class Lake:
 
     def exists(self, table: Table) -> bool:
         return bool(DeltaTable.is_deltatable(str(self.path(table))))
+
+    def delta(self, table: Table, version: int | None = None) -> DeltaTable:
+        """The table as delta-rs has it.
+
+        Raises:
+            TableNotFoundError: it does not exist.
+        """
+        return DeltaTable(str(self.path(table)), version=version)
+
+    def layers(self, table: Table, version: int) -> list[Layer]:
+        """Where Spark finds the rows of a version: the union of these, each without what it leaves out."""
+        return [Layer(str(self.path(table)), version)]
 
     def version(self, table: Table) -> int:
         """The current version, -1 where the table does not exist."""
@@ -128,13 +149,24 @@ class Lake:
     @contextmanager
     def writing(self, table: Table) -> Iterator[None]:
         """Hold the table's one writer's place."""
-        with file_lock(self.root / f".{table.name}.lock"):
+        with self.exclusively(table.name):
+            yield
+
+    @contextmanager
+    def exclusively(self, name: str) -> Iterator[None]:
+        """Hold a place that only one process may hold, among all that use this lake."""
+        with file_lock(self.root / f".{name}.lock"):
             yield
 
 
 def lake_of(settings: Settings) -> Lake:
-    """The lake of an installation."""
-    return Lake(settings.lake)
+    """The lake of an installation, or what a backfill makes of it (see jobs/lake/staging.py)."""
+    lake = Lake(settings.lake)
+    if not settings.staging:
+        return lake
+    from jobs.lake.staging import StagedLake
+
+    return StagedLake(lake, settings.staging)
 
 
 def conform(table: Table, rows: pa.Table) -> pa.Table:
