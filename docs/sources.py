@@ -104,7 +104,7 @@ def _parameter(home: str, name: str, statement: ast.AnnAssign) -> Parameter:
     given = {keyword.arg: keyword.value for keyword in value.keywords if keyword.arg}
     description = str(constant(home, given.pop("description"))) if "description" in given else ""
     default = given.pop("default", value.args[0] if value.args else None)
-    bounds = tuple(f"{key} {ast.literal_eval(bound)!s}" for key, bound in given.items())
+    bounds = tuple(f"{key} {constant(home, bound)!s}" for key, bound in given.items())
     return Parameter(name, kind, shown(home, default) if default is not None else "", description, bounds)
 
 

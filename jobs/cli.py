@@ -2,6 +2,7 @@
 
 `sluice --list` shows the jobs; `sluice config` shows settings and policy, `--schema` their JSON schema;
 `sluice quarantine show` lists rows that broke a rule, `sluice quarantine release` vouches for some of them.
+`sluice backfill` rewrites days by way of a staging area.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _dispatch(argv: list[str]) -> int:
     if not argv or argv[0] in {"-h", "--help"}:
         print(__doc__)
-        print("commands: --list, config, quarantine, or the name of a job")
+        print("commands: --list, config, quarantine, backfill, or the name of a job")
         print("`sluice` has also up, down, status, airflow")
         return 0 if argv else 2
     command, rest = argv[0], argv[1:]
@@ -43,6 +44,10 @@ def _dispatch(argv: list[str]) -> int:
         from jobs.quarantine_cli import run_quarantine
 
         return run_quarantine(rest)
+    if command == "backfill":
+        from jobs.backfill.command import main as backfill
+
+        return backfill(rest)
     return _run(command, rest)
 
 

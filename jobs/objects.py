@@ -176,6 +176,15 @@ class Objects:
             keys = [entry["Key"] for page in pages for entry in page.get("Contents", [])]
         return sorted(key.removeprefix(prefix) for key in keys if key != prefix)
 
+    def remove_all(self) -> None:
+        """Remove every object under the prefix, however deep."""
+        bucket, prefix = self.address.bucket, self.address.key("")
+        with self._explained("its objects"):
+            pages = s3_client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
+            for page in pages:
+                for entry in page.get("Contents", []):
+                    s3_client().delete_object(Bucket=bucket, Key=entry["Key"])
+
     @contextmanager
     def _explained(self, what: str) -> Iterator[None]:
         with explained(self.where, self.address.bucket, what):

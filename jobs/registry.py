@@ -47,6 +47,11 @@ JOBS: dict[str, str] = {
     "measure_performance": "jobs.monitoring.performance",
     "decide_reaction": "jobs.monitoring.reaction",
     "score_day": "jobs.training.score_day",
+    "plan_backfill": "jobs.backfill.plan",
+    "run_backfill": "jobs.backfill.run",
+    "validate_backfill": "jobs.backfill.validate",
+    "swap_backfill": "jobs.backfill.swap",
+    "abort_backfill": "jobs.backfill.abort",
 }
 
 

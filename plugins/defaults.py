@@ -38,14 +38,19 @@ RETRY_DELAY = timedelta(minutes=5)
 PROMOTION_RETRY_DELAY = timedelta(seconds=20)
 
 
-def task_defaults(retry_delay: timedelta = RETRY_DELAY) -> dict[str, Any]:
+TASK_TIMEOUT = timedelta(minutes=30)
+
+
+def task_defaults(
+    retry_delay: timedelta = RETRY_DELAY, task_timeout: timedelta = TASK_TIMEOUT
+) -> dict[str, Any]:
     """Default arguments of a DAG's tasks."""
     return {
         "owner": contract_of(settings()).owner,
         "retries": 2,
         "retry_delay": retry_delay,
         "retry_exponential_backoff": True,
-        "execution_timeout": timedelta(minutes=30),
+        "execution_timeout": task_timeout,
         "on_failure_callback": report_failure,
     }
 
@@ -58,14 +63,16 @@ def promotion_timeout(policy: Policy) -> timedelta:
 
 
 def dag_defaults(
-    timeout: timedelta = timedelta(hours=6), retry_delay: timedelta = RETRY_DELAY
+    timeout: timedelta = timedelta(hours=6),
+    retry_delay: timedelta = RETRY_DELAY,
+    task_timeout: timedelta = TASK_TIMEOUT,
 ) -> dict[str, Any]:
     """Keyword arguments that every DAG shares."""
     return {
         "start_date": first_instant(),
         "end_date": last_instant(),
         "catchup": False,
-        "default_args": task_defaults(retry_delay),
+        "default_args": task_defaults(retry_delay, task_timeout),
         "dagrun_timeout": timeout,
         "is_paused_upon_creation": True,
     }

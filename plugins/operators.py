@@ -136,6 +136,32 @@ class PersonApprovalOperator(ApprovalOperator):
         )
 
 
+class SwapApprovalOperator(ApprovalOperator):
+    """Asks a person whether a validated backfill may be swapped in; a dry run ends here.
+
+    Gives who approved it, and when.
+    """
+
+    template_fields: Sequence[str] = (*ApprovalOperator.template_fields, "validated", "dry_run")
+
+    def __init__(self, *, validated: Any, dry_run: str, **operator: Any) -> None:
+        super().__init__(fail_on_reject=True, execution_timeout=None, **operator)
+        self.validated = validated
+        self.dry_run = dry_run
+
+    def execute(self, context: Context) -> Any:
+        if self.dry_run != "False":
+            raise AirflowSkipException(f"dry run: {self.validated['facts']['next_step']}")
+        return super().execute(context)
+
+    def execute_complete(self, context: Context, event: dict[str, Any]) -> Receipt:
+        try:
+            answer = super().execute_complete(context, event)
+        except (HITLRejectException, HITLTimeoutError) as error:
+            raise AirflowFailException(str(error)) from None
+        return {"person": answer["responded_by_user"]["name"], "at": answer["responded_at"].isoformat()}
+
+
 class PromotionStepOperator(JobOperator):
     """One step of a promotion: starts it, waits without a worker slot, and judges it until it is decided."""
 

@@ -11,6 +11,7 @@ from plugins.operators import JobOperator
 
 def job(
     name: str,
+    /,
     *,
     after: tuple[Any, ...] = (),
     pool: str = "default_pool",

@@ -23,5 +23,8 @@ OFFERED_VERSION = (
 
 RUN = "{{ run_id }}"
 
+# when a run was asked for, by hand or by its schedule
+REQUESTED_AT = "{{ dag_run.run_after.isoformat() }}"
+
 # whoever started the run by hand may not approve what comes out of it
 AUTHOR = "{{ dag_run.triggering_user_name or 'sluice' }}"

@@ -130,6 +130,16 @@ class Rules(StrictModel):
     amount_cap_minor: int = Field(gt=0)
 
 
+class Backfill(StrictModel):
+    landings_at_once: int = Field(ge=1)
+    rows_change_max: float = Share
+    keys_change_max: float = Share
+    values_change_max: float = Share
+    psi_max: float = Field(gt=0)
+    minimum_rows: int = Field(ge=1)
+    reversible_days: int = Field(ge=1)
+
+
 class Serving(StrictModel):
     alias_poll_seconds: float = Field(gt=0, le=5)
 
@@ -153,6 +163,7 @@ class Policy(StrictModel):
     canary: Canary
     rules: Rules
     serving: Serving
+    backfill: Backfill
 
 
 def load_policy(overlay: str = "", folder: Path = FOLDER) -> Policy:

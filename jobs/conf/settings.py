@@ -16,6 +16,7 @@ from jobs.s3_address import is_plain, s3_address
 
 PROJECT_ROOT = Path(__file__).resolve().parents[2]
 PREFIX = "SLUICE_"
+STAGING_NAME = r"^([a-z0-9][a-z0-9_-]{0,79})?$"  # it becomes part of paths and predicates
 TOKEN = "SLUICE_TOKEN"  # noqa: S105 - its name; a secret is no setting: it is never printed or saved
 
 
@@ -40,6 +41,9 @@ class Settings(StrictModel):
     scoring_public_uri: str = Field("", description="scoring service's address for links, if another")
     airflow_uri: str = Field("http://127.0.0.1:8080", description="Airflow api-server")
     object_storage_uri: str = Field("", description="address of an S3-compatible server to run; empty: none")
+    staging: str = Field(
+        "", pattern=STAGING_NAME, description="a backfill's name: read and write its staged tables instead"
+    )
     online_store: Literal["sqlite", "redis"] = Field("sqlite", description="Feast online store")
     redis_url: str = Field("127.0.0.1:6379", description="Redis address where online_store is redis")
     model_name: str = Field("fraud", description="registered model in MLflow")
@@ -69,7 +73,8 @@ class Settings(StrictModel):
     @property
     def work(self) -> Path:
         """Files that travel between the tasks of one run; safe to delete between runs."""
-        return self.home / "work"
+        work = self.home / "work"
+        return work / "_staging" / self.staging if self.staging else work
 
     @property
     def reports(self) -> Path:

@@ -17,6 +17,7 @@ import logging
 from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date
+from functools import reduce
 
 from pydantic import Field, model_validator
 from pyspark.sql import DataFrame, SparkSession
@@ -41,7 +42,8 @@ from jobs.features.inputs import (
 )
 from jobs.features.tables import FEATURE_TABLES
 from jobs.features.windows import LABEL_SCHEMA, customer_features, terminal_features
-from jobs.lake.store import Lake, content_digest, lake_of
+from jobs.lake.storage import spark_address
+from jobs.lake.store import Lake, Layer, content_digest, lake_of
 from jobs.lake.tables import LABELS, TRANSACTIONS, Table
 from jobs.spark import spark_session
 
@@ -76,8 +78,17 @@ def _read(
     session: SparkSession, lake: Lake, table: Table, version: int, first: date, last: date
 ) -> DataFrame:
     """Partitions first to last of a version, both included."""
-    rows = session.read.format("delta").option("versionAsOf", version).load(lake.spark_path(table))
+    layers = [_layer(session, table, layer) for layer in lake.layers(table, version)]
+    rows = reduce(lambda above, below: above.union(below), layers)
     return rows.filter(F.col(table.partition).between(F.lit(first), F.lit(last)))
+
+
+def _layer(session: SparkSession, table: Table, layer: Layer) -> DataFrame:
+    rows = session.read.format("delta").option("versionAsOf", layer.version).load(spark_address(layer.path))
+    if layer.without is not None:
+        low, high = (F.lit(edge).cast("date") for edge in layer.without)
+        rows = rows.filter(~F.col(table.partition).between(low, high))
+    return rows.select(*table.schema.names)
 
 
 def _write(rows: DataFrame, lake: Lake, table: Table, days: Collection[date]) -> int:

@@ -14,7 +14,7 @@ from datetime import date
 import pyarrow as pa
 
 from jobs.core import SluiceError
-from jobs.lake.store import Lake
+from jobs.lake.store import Lake, Layer
 from jobs.lake.tables import Table
 
 
@@ -33,6 +33,9 @@ class LakeAt(Lake):
 
     def path(self, table: Table) -> str:
         return self._lake.path(table)
+
+    def layers(self, table: Table, version: int) -> list[Layer]:
+        return self._lake.layers(table, version)
 
     def version(self, table: Table) -> int:
         if table.name not in self.versions:

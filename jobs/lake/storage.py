@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from urllib.parse import urlsplit
@@ -17,7 +18,7 @@ from deltalake import DeltaTable
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 
 from jobs.core import SluiceError
-from jobs.s3_address import DEFAULT_REGION, REFUSED, SCHEME, is_s3
+from jobs.s3_address import DEFAULT_REGION, REFUSED, SCHEME, is_s3, s3_address
 
 KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -87,6 +88,19 @@ def open_table(what: str, path: str, version: int | None = None) -> DeltaTable:
 def spark_address(path: str) -> str:
     """The same path as Spark's file systems spell it."""
     return f"s3a://{path.removeprefix(SCHEME)}" if is_s3(path) else path
+
+
+def remove_all(address: str) -> None:
+    """Remove everything under an address; nothing where there is nothing."""
+    if not is_s3(address):
+        shutil.rmtree(address, ignore_errors=True)
+        return
+    from jobs.objects import Objects  # boto3 is not loaded for a folder
+
+    found = s3_address(address)
+    if found is None:
+        raise SluiceError(f"{address} is no s3://bucket/prefix address")
+    Objects(found, f"lake {address}").remove_all()
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -25,6 +26,14 @@ from jobs.lake.storage import TableMissing, explained, open_table, spark_address
 from jobs.lake.tables import Table
 from jobs.locks import file_lock
 from jobs.s3_address import is_s3
+
+
+class Layer(NamedTuple):
+    """One place where rows of a table lie."""
+
+    path: str
+    version: int
+    without: tuple[str, str] | None = None  # partitions that do not count: the first and the last
 
 
 class Lake:
@@ -57,6 +66,10 @@ class Lake:
         """Turn errors of delta-rs into one sentence that names the table."""
         with explained(f"table {table.name}", self.path(table)):
             yield
+
+    def layers(self, table: Table, version: int) -> list[Layer]:
+        """Where Spark finds the rows of a version: the union of these, each without what it leaves out."""
+        return [Layer(self.path(table), version)]
 
     def version(self, table: Table) -> int:
         """The current version, -1 where the table does not exist."""
@@ -131,7 +144,7 @@ class Lake:
         if "'" in value:
             raise SluiceError(f"table {table.name}: {value!r} cannot name a partition")
         with self.writing(table), self.explained(table):
-            delta = self._made(table)
+            delta = self.made(table)
             evolve(delta, table)
             write_deltalake(
                 delta,
@@ -149,7 +162,7 @@ class Lake:
         """
         rows = conform(table, rows)
         with self.writing(table), self.explained(table):
-            write_deltalake(self._made(table), rows, mode="append")
+            write_deltalake(self.made(table), rows, mode="append")
 
     @contextmanager
     def writing(self, table: Table) -> Iterator[None]:
@@ -173,7 +186,7 @@ class Lake:
         with holding:
             yield
 
-    def _made(self, table: Table) -> DeltaTable:
+    def made(self, table: Table) -> DeltaTable:
         """The table, made where it does not exist; its writer's place is held, also after it was opened."""
         try:
             delta = self.delta(table)
@@ -192,8 +205,13 @@ class Lake:
 
 
 def lake_of(settings: Settings) -> Lake:
-    """The lake of an installation."""
-    return Lake(settings.lake)
+    """The lake of an installation, or what a backfill makes of it (see jobs/lake/staging.py)."""
+    lake = Lake(settings.lake)
+    if not settings.staging:
+        return lake
+    from jobs.lake.staging import StagedLake
+
+    return StagedLake(lake, settings.staging)
 
 
 def conform(table: Table, rows: pa.Table) -> pa.Table:

@@ -145,6 +145,18 @@ PINS = Table(
     partition="name",
 )  # fmt: skip
 
+BACKFILLS = Table(
+    "backfills",
+    "who rewrote which days, when and why: one row for each step of each backfill, the last is its state; "
+    "earliest is the first day that late rows of these files reach back to; versions and evidence are JSON",
+    _schema(name=pa.string(), step=pa.int64(), state=pa.string(), dag=pa.string(), first=pa.date32(),
+            last=pa.date32(), earliest=pa.date32(), person=pa.string(), at=TIMESTAMP, reason=pa.string(),
+            code_commit=pa.string(), versions_before=pa.string(), versions_after=pa.string(),
+            report=pa.string(), evidence=pa.string()),
+    key=("name", "step"),
+    partition="name",
+)  # fmt: skip
+
 
 def stored_type(column: Column) -> pa.DataType:
     """How a column of the contract is stored."""

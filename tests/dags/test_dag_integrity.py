@@ -49,6 +49,13 @@ TASKS = {
     ],
     "fraud_monitor": ["measure_drift", "measure_performance", "decide_reaction", "request_retraining"],
     "fraud_score": ["score_day"],
+    "fraud_backfill": [
+        "plan_backfill",
+        "run_backfill",
+        "validate_backfill",
+        "approve_swap",
+        "swap_backfill",
+    ],
 }
 HEAVY = ("pyspark", "mlflow", "torch", "feast", "pandas", "great_expectations", "evidently", "xgboost")
 MEASURE = """
@@ -96,7 +103,7 @@ def test_every_task_has_an_owner_retries_a_timeout_a_pool_and_an_alert(dag_bag: 
         assert task.retry_exponential_backoff, task.task_id
         assert task.pool in {"default_pool", "spark", "training"}, task.task_id
         assert task.has_on_failure_callback or task.on_failure_callback, task.task_id
-        waits_for_a_person = task.task_id == "approve_version"
+        waits_for_a_person = task.task_id in {"approve_version", "approve_swap"}
         assert waits_for_a_person or task.execution_timeout, task.task_id
 
 
@@ -141,6 +148,14 @@ def test_a_promotion_that_was_rolled_back_ends_as_a_failed_run(dag_bag: Any) -> 
 def test_a_version_is_registered_only_below_its_gate(dag_bag: Any) -> None:
     above = dag_bag.dags["fraud_train"].get_task("register_model").get_flat_relative_ids(upstream=True)
     assert {"gate_model", "evaluate_model", "build_frame", "snapshot_labels"} <= above
+
+
+def test_nothing_is_swapped_without_a_validation_and_a_person(dag_bag: Any) -> None:
+    dag = dag_bag.dags["fraud_backfill"]
+    above = dag.get_task("swap_backfill").get_flat_relative_ids(upstream=True)
+    assert above == {"plan_backfill", "run_backfill", "validate_backfill", "approve_swap"}
+    assert all(task.trigger_rule == "all_success" for task in dag.tasks)
+    assert dag.params["dry_run"] is True
 
 
 def test_failed_quality_stops_everything_below_it(dag_bag: Any) -> None:

@@ -24,7 +24,14 @@ CONTEXTS: dict[str, dict[str, Any]] = {
     "by schedule": {"logical_date": TICK, "partition_key": "2026-01-31", "events": {}},
     "by event": {"logical_date": None, "partition_key": "2026-01-31", "events": {"asset": [REQUESTED]}},
 }
-RECEIPT = {"partition": "promotion-1", "facts": {"days": ["2026-01-31"]}}
+RECEIPT = {
+    "partition": "promotion-1",
+    "facts": {"days": ["2026-01-31"]},
+    "person": "ada",
+    "at": "2026-02-01T09:00:00+00:00",
+}
+# what a person must type before such a run can start
+TYPED = {"from": "2026-01-01", "to": "2026-01-31", "reason": "a corrected file"}
 SCHEDULED = {
     "fraud_ingest": "by schedule",
     "fraud_labels": "by schedule",
@@ -33,6 +40,7 @@ SCHEDULED = {
     "fraud_promote": "by event",
     "fraud_monitor": "by schedule",
     "fraud_score": "by schedule",
+    "fraud_backfill": "by schedule",
 }
 
 
@@ -43,12 +51,12 @@ def command_lines(dag: Any) -> str:
         name: [SimpleNamespace(extra=extra) for extra in found] for name, found in given["events"].items()
     }
     context = {
-        "params": {name: dag.params[name] for name in dag.params},
+        "params": {name: TYPED.get(name) or dag.params[name] for name in dag.params},
         "partition_key": given["partition_key"],
         "logical_date": given["logical_date"],
         "triggering_asset_events": events,
         "run_id": "run-1",
-        "dag_run": SimpleNamespace(triggering_user_name=None),
+        "dag_run": SimpleNamespace(triggering_user_name=None, run_after=TICK),
         "macros": SimpleNamespace(timedelta=timedelta),
         "ti": SimpleNamespace(xcom_pull=lambda task_ids: RECEIPT),
     }

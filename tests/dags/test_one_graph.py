@@ -7,13 +7,16 @@ from typing import Any
 import pytest
 
 from docs.sources import constant_tuple
+from jobs.backfill.recipes import RECIPES
+from jobs.features.tables import FEATURE_TABLES
+from jobs.lake import tables as lake_tables
 from jobs.registry import JOBS
 from tests.dags.test_dag_integrity import TASKS
 
-CHAINS = ("fraud_ingest", "fraud_labels", "fraud_features", "fraud_train", "fraud_monitor")
+CHAINS = ("fraud_ingest", "fraud_labels", "fraud_features", "fraud_train", "fraud_monitor", "fraud_backfill")
 # what one DAG leaves for another: the events between them are tested by running them
 BETWEEN = {"source", "transactions", "labels", "customer_features", "terminal_features", "predictions"}
-BETWEEN |= {"reference", "registry", "merged_labels"}
+BETWEEN |= {"reference", "registry", "merged_labels", "backfills"}
 
 
 def reads(task: str) -> set[str]:
@@ -39,6 +42,23 @@ def test_what_a_job_reads_is_written_in_its_dag_or_comes_from_another(dag_bag: A
     written = set().union(*(writes(task) for task in TASKS[dag_id]))
     for task in TASKS[dag_id]:
         assert reads(task) <= written | BETWEEN, task
+
+
+def test_a_backfill_runs_the_tasks_of_the_dag_in_their_order(dag_bag: Any) -> None:
+    asked = dag_bag.dags["fraud_backfill"].params.get_param("dag")
+    assert asked.schema["enum"] == list(RECIPES)
+    for dag_id, recipe in RECIPES.items():
+        tasks = [task.task_id for task in dag_bag.dags[dag_id].topological_sort()]
+        assert [step.job for step in (*recipe.steps, *recipe.after_swap)] == tasks
+
+
+def test_a_backfill_rewrites_the_tables_that_its_jobs_write(dag_bag: Any) -> None:
+    tables = {table.name for table in vars(lake_tables).values() if isinstance(table, lake_tables.Table)}
+    tables |= {table.name for table in FEATURE_TABLES.values()}
+    for recipe in RECIPES.values():
+        written = set().union(*(writes(step.job) for step in recipe.steps))
+        # landing writes its ledger too, which is no artefact that another job waits for
+        assert {item.table.name for item in recipe.tables} - {"landed_files"} == written & tables
 
 
 def test_every_job_says_what_it_reads_and_writes() -> None:

@@ -67,7 +67,9 @@ def story(installation: Settings) -> Story:
     )
     registry = Registry(installation.mlflow_uri, installation.model_name)
     told = Story(installation, airflow, registry)
-    airflow.wait_for("the DAGs", lambda: len(airflow.dags()) == 7 or None, 120)
+    airflow.wait_for(
+        "the DAGs", lambda: len(airflow.dags()) == len(list((ROOT / "dags").glob("*.py"))) or None, 120
+    )
     for dag in airflow.dags():
         airflow.unpause(dag["dag_id"])
     chain = Chain(PLAN, installation.home, airflow, approver, registry, installation.scoring_uri)

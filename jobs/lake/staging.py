@@ -1,0 +1,128 @@
+"""The lake as a backfill sees it: production, with the days that it rewrites hidden behind its own.
+
+In: the production lake and a backfill's name. Out: a lake that reads production except for the partitions
+that the backfill has taken over, and writes only below `<lake>/_staging/<name>`. A table is taken over with a
+range of partitions (`take_over`): inside of it a staged partition hides production's, also when it is empty;
+outside of it nothing can be written. The range stands in the staged table's own description, so that it
+appears in one commit with the table.
+Errors: SluiceError for a write to a table or partition that the backfill has not taken over.
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import date
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from jobs.core import SluiceError
+from jobs.lake.ranges import create, replace_range
+from jobs.lake.storage import TableMissing, remove_all
+from jobs.lake.store import Lake, Layer
+from jobs.lake.tables import Table
+
+FOLDER = "_staging"
+
+
+class StagedLake(Lake):
+    """Production with one backfill's partitions laid over it.
+
+    Only what reads rows sees both; paths, locks, writes and whether a table exists are staging's.
+    """
+
+    def __init__(self, production: Lake, name: str) -> None:
+        super().__init__(f"{production.address}/{FOLDER}/{name}")
+        self.staging = Lake(self.address)  # what is staged, and nothing else
+        self.production = production
+        self.name = name
+
+    def taken_over(self, table: Table) -> tuple[str, str] | None:
+        """The first and the last partition that are staged, None where the table is production's."""
+        try:
+            description = self.delta(table).metadata().description
+        except TableMissing:
+            return None
+        scope = json.loads(description or "{}")
+        return (scope["first"], scope["last"]) if scope else None
+
+    def take_over(self, table: Table, first: str, last: str, rows: pa.Table) -> None:
+        """Hide production's partitions first to last behind these rows, which may be none."""
+        create(self.staging, table, description=json.dumps({"first": first, "last": last}))
+        replace_range(self.staging, table, rows, first, last)
+
+    def drop(self) -> None:
+        """Remove everything that is staged."""
+        remove_all(self.address)
+
+    def version(self, table: Table) -> int:
+        """The staged table's version where it is staged, otherwise production's."""
+        return (self.staging if self.staging.exists(table) else self.production).version(table)
+
+    def read(
+        self,
+        table: Table,
+        *,
+        first: date | str | None = None,
+        last: date | str | None = None,
+        columns: list[str] | None = None,
+        version: int | None = None,
+    ) -> pa.Table:
+        """Staged rows and production's of all other partitions; a version is the staged table's, if any."""
+        scope = self.taken_over(table)
+        if scope is None:
+            return self.production.read(table, first=first, last=last, columns=columns, version=version)
+        wanted = columns or table.schema.names
+        needed = list(dict.fromkeys([*wanted, table.partition]))
+        parts = [self.staging.read(table, first=first, last=last, columns=columns, version=version)]
+        for rows in (
+            self.production.read(table, first=first, last=_before(last, scope[0]), columns=needed),
+            self.production.read(table, first=_after(first, scope[1]), last=last, columns=needed),
+        ):
+            low, high = (pa.scalar(edge).cast(rows.schema.field(table.partition).type) for edge in scope)
+            values = rows[table.partition]
+            outside = pc.or_(pc.less(values, low), pc.greater(values, high))
+            parts.append(rows.filter(outside).select(wanted))
+        return pa.concat_tables(parts)
+
+    def partitions(self, table: Table) -> list[str]:
+        scope = self.taken_over(table)
+        before = self.production.partitions(table)
+        if scope is None:
+            return before
+        kept = [name for name in before if not scope[0] <= name <= scope[1]]
+        return sorted({*kept, *self.staging.partitions(table)})
+
+    def layers(self, table: Table, version: int) -> list[Layer]:
+        scope = self.taken_over(table)
+        if scope is None:
+            return self.production.layers(table, version)
+        staged = Layer(self.path(table), version)
+        if not self.production.exists(table):
+            return [staged]
+        below = Layer(self.production.path(table), self.production.version(table), scope)
+        return [staged, below]
+
+    def replace(self, table: Table, rows: pa.Table, partition: date | str) -> int:
+        self._require(table, str(partition))
+        return self.staging.replace(table, rows, partition)
+
+    def append(self, table: Table, rows: pa.Table) -> None:
+        raise SluiceError(f"table {table.name}: a backfill replaces days, it does not append")
+
+    def _require(self, table: Table, partition: str) -> None:
+        scope = self.taken_over(table)
+        if scope is None or not scope[0] <= partition <= scope[1]:
+            raise SluiceError(
+                f"table {table.name}: {table.partition}={partition} is not part of the backfill {self.name}, "
+                "which writes only what it was planned for"
+            )
+
+
+def _before(bound: date | str | None, edge: str) -> str:
+    """The smaller of the two, as the upper bound of what lies before the staged range."""
+    return edge if bound is None else min(str(bound), edge)
+
+
+def _after(bound: date | str | None, edge: str) -> str:
+    return edge if bound is None else max(str(bound), edge)
