@@ -46,6 +46,10 @@ JOBS: dict[str, str] = {
     "measure_performance": "jobs.monitoring.performance",
     "decide_reaction": "jobs.monitoring.reaction",
     "score_day": "jobs.training.score_day",
+    "check_freshness": "jobs.monitoring.freshness",
+    "compact_tables": "jobs.maintenance.compact_tables",
+    "vacuum_tables": "jobs.maintenance.vacuum_tables",
+    "expire_data": "jobs.maintenance.expire_data",
 }
 
 

@@ -49,6 +49,8 @@ TASKS = {
     ],
     "fraud_monitor": ["measure_drift", "measure_performance", "decide_reaction", "request_retraining"],
     "fraud_score": ["score_day"],
+    "fraud_freshness": ["check_freshness"],
+    "fraud_maintain": ["expire_data", "compact_tables", "vacuum_tables"],
 }
 HEAVY = ("pyspark", "mlflow", "torch", "feast", "pandas", "great_expectations", "evidently", "xgboost")
 MEASURE = """

@@ -33,6 +33,8 @@ SCHEDULED = {
     "fraud_promote": "by event",
     "fraud_monitor": "by schedule",
     "fraud_score": "by schedule",
+    "fraud_freshness": "by schedule",
+    "fraud_maintain": "by schedule",
 }
 
 
