@@ -44,7 +44,7 @@ READS = ("predictions", "quarantine", "pins", "registry")
 WRITES = ("expired_data",)
 
 TRAINING = "training"  # folder of the training runs in work/
-TRAINING_PIN = "training."  # pins of a training run: this, and the run's name
+TRAINING_PIN = "run."  # pins of a training run: this, and the run's name
 log = logging.getLogger(__name__)
 
 

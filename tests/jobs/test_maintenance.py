@@ -123,7 +123,7 @@ def test_vacuum_keeps_the_current_and_the_pinned_version_and_removes_the_others(
 ) -> None:
     retain(version_days=0)
     versions = [merge_day(home, number) for number in range(6)]
-    pin(lake_of(home), "training.a", {MERGED_LABELS.name: versions[2]})
+    pin(lake_of(home), "run.a", {MERGED_LABELS.name: versions[2]})
     receipt = maintain("vacuum_tables", home)
     assert receipt.facts["by_table"][MERGED_LABELS.name] == 4
     assert receipt.facts["bytes"] > 0
@@ -136,10 +136,10 @@ def test_vacuum_keeps_the_current_and_the_pinned_version_and_removes_the_others(
 def test_a_version_goes_once_its_pin_is_gone(home: Settings, retain: Retain) -> None:
     retain(version_days=0)
     versions = [merge_day(home, number) for number in range(3)]
-    pin(lake_of(home), "training.a", {MERGED_LABELS.name: versions[0]})
+    pin(lake_of(home), "run.a", {MERGED_LABELS.name: versions[0]})
     maintain("vacuum_tables", home)
     assert rows_at(home, versions[0]) == [0]
-    unpin(lake_of(home), "training.a")
+    unpin(lake_of(home), "run.a")
     maintain("vacuum_tables", home)
     with pytest.raises((FileNotFoundError, SluiceError)):
         rows_at(home, versions[0])
@@ -158,7 +158,7 @@ def test_a_pinned_version_stays_readable_when_its_log_is_older_than_any_retentio
     retain(version_days=1)
     lake = lake_of(home)
     versions = [merge_day(home, number) for number in range(5)]
-    pin(lake, "training.a", {MERGED_LABELS.name: versions[3]})
+    pin(lake, "run.a", {MERGED_LABELS.name: versions[3]})
     maintain("vacuum_tables", home)
     folder = Path(lake.path(MERGED_LABELS))
     for number in range(5, 110):
@@ -192,7 +192,7 @@ def test_a_pin_that_cannot_be_honoured_stops_the_cleaning_of_its_table(
     for number in range(3):
         merge_day(home, number)
     files = data_files(home, MERGED_LABELS)
-    pin(lake_of(home), "training.a", {MERGED_LABELS.name: 99})
+    pin(lake_of(home), "run.a", {MERGED_LABELS.name: 99})
     with pytest.raises(SluiceError, match="merged_labels: not cleaned"):
         maintain("vacuum_tables", home)
     assert data_files(home, MERGED_LABELS) == files
@@ -268,17 +268,17 @@ def test_pins_go_with_a_training_that_was_never_registered_and_stay_with_any_ver
     client.create_registered_model(ours.model_name)
     client.create_model_version(ours.model_name, "file:///m", tags={"sluice.run": "kept"})
     lake = lake_of(ours)
-    for name in ("training.kept", "training.forgotten", "training.running", "backfill.b"):
+    for name in ("run.kept", "run.forgotten", "run.running", "backfill.b"):
         pin(lake, name, {MERGED_LABELS.name: 0})
     for run, day in (("forgotten", LONG_AGO), ("kept", LONG_AGO), ("running", DAY)):
         folder = ours.work / "training" / run
         folder.mkdir(parents=True)
         (folder / "labels.json").write_text("{}")
         age(folder, day)
-    assert maintain("expire_data", ours, dry_run=True).facts["pins"] == ["training.forgotten"]
-    assert maintain("expire_data", ours).facts["pins"] == ["training.forgotten"]
+    assert maintain("expire_data", ours, dry_run=True).facts["pins"] == ["run.forgotten"]
+    assert maintain("expire_data", ours).facts["pins"] == ["run.forgotten"]
     left = {row["name"] for row in lake.read(PINS).to_pylist()}
-    assert left == {"training.kept", "training.running", "backfill.b"}
+    assert left == {"run.kept", "run.running", "backfill.b"}
     assert pinned(lake) == {MERGED_LABELS.name: {0}}
     assert [folder.name for folder in (ours.work / "training").iterdir()] == ["running"]
 
