@@ -4,7 +4,7 @@ SHELL := bash
 .DEFAULT_GOAL := help
 VENV := .venv/bin
 
-.PHONY: help setup lock demo up down status test check format backfill bench golden docs
+.PHONY: help setup lock demo up down status test faults check format backfill bench golden docs
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,6 +33,9 @@ status: ## Say what runs, where, and what it takes
 
 test: setup ## Everything that CI runs
 	@bash .ci/test
+
+faults: setup ## Kill, damage and fill up everything, at length [KILLS=50 FILES=10000]; .bench/faults.json
+	@$(VENV)/python -m tests.faults "$(or $(KILLS),50)" "$(or $(FILES),10000)"
 
 check: setup ## Format, lint, types, import rules: no test
 	@$(VENV)/ruff format --check .

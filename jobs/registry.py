@@ -10,6 +10,7 @@ from typing import Any, Protocol, cast
 
 from pydantic import ValidationError
 
+from jobs import disk
 from jobs.conf.settings import Settings, settings
 from jobs.core import JobParams, Receipt, SluiceError
 
@@ -52,6 +53,10 @@ JOBS: dict[str, str] = {
     "validate_backfill": "jobs.backfill.validate",
     "swap_backfill": "jobs.backfill.swap",
     "abort_backfill": "jobs.backfill.abort",
+    "check_freshness": "jobs.monitoring.freshness",
+    "compact_tables": "jobs.maintenance.compact_tables",
+    "vacuum_tables": "jobs.maintenance.vacuum_tables",
+    "expire_data": "jobs.maintenance.expire_data",
 }
 
 
@@ -80,7 +85,7 @@ def run_job(name: str, arguments: dict[str, Any]) -> Receipt:
     """Run a job with arguments that are checked against its parameters.
 
     Raises:
-        SluiceError: no such job, or an argument is unknown or of the wrong type.
+        SluiceError: no such job, an argument is unknown or of the wrong type, or the disk is full.
     """
     job = load_job(name)
     try:
@@ -89,7 +94,12 @@ def run_job(name: str, arguments: dict[str, Any]) -> Receipt:
         problem = error.errors()[0]
         place = ".".join(str(part) for part in problem["loc"])
         raise SluiceError(f"job {name}: parameter {place}: {problem['msg']}") from None
-    return job.run(params, settings())
+    try:
+        return job.run(params, settings())
+    except Exception as error:
+        if disk.is_full(error):
+            raise SluiceError(disk.sentence(f"job {name}", settings().home)) from None
+        raise
 
 
 def summary(name: str) -> str:

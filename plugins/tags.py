@@ -11,3 +11,4 @@ class Tag(StrEnum):
     MODEL = "model"
     PROMOTION = "promotion"
     MONITORING = "monitoring"
+    MAINTENANCE = "maintenance"

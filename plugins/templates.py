@@ -6,6 +6,9 @@ PARTITION_DAY = "{{ partition_key or params.day }}"
 # DAGs without a partition: the day before the schedule's tick, or a day typed in the trigger form
 YESTERDAY = "{{ params.day or (logical_date - macros.timedelta(days=1)) | ds }}"
 
+# hourly DAGs: the moment of the tick, or one typed in the trigger form
+AS_OF = "{{ params.as_of or logical_date.isoformat() }}"
+
 _EVENT = "(triggering_asset_events.values() | first | last).extra"
 
 # training: typed in, else asked for by the monitor, else the day before the weekly tick
@@ -20,6 +23,9 @@ TRAINING_REASON = "{{ params.reason or (" + _EVENT + ".reason if triggering_asse
 OFFERED_VERSION = (
     "{{ params.version or (" + _EVENT + ".payload.version if triggering_asset_events else '') }}"
 )
+
+# what a rewriting DAG is told on its schedule: do it
+DRY_RUN = "{{ params.dry_run | string | lower }}"
 
 RUN = "{{ run_id }}"
 

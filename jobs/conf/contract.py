@@ -137,6 +137,7 @@ class LabelFeed(StrictModel):
     )
     delay_days: int = Field(ge=0, description="days after which a label is usually known")
     maturity_days: int = Field(ge=1, description="transactions younger than this have no usable label")
+    due_hours: float = Field(0, ge=0, description="a day's file is due this many hours after the day's end")
     horizon_days: int = Field(ge=0, description="days after a transaction in which chargebacks may come")
 
     @model_validator(mode="after")

@@ -23,6 +23,7 @@ class Quality(StrictModel):
     passing_rows_min: float = Share
     volume_share_alert: float = Share
     volume_weeks: int = Field(ge=1)
+    freshness_alert_hours: float = Field(ge=0)
 
 
 class Features(StrictModel):
@@ -144,6 +145,16 @@ class Serving(StrictModel):
     alias_poll_seconds: float = Field(gt=0, le=5)
 
 
+class Retention(StrictModel):
+    version_days: int = Field(ge=1)
+    compact_files: int = Field(ge=2)
+    predictions_days: int = Field(ge=1)
+    quarantine_days: int = Field(ge=1)
+    raw_days: int = Field(ge=1)
+    work_days: int = Field(ge=1)
+    reports_days: int = Field(ge=1)
+
+
 class Policy(StrictModel):
     """Every threshold that the pipelines honour."""
 
@@ -164,6 +175,7 @@ class Policy(StrictModel):
     rules: Rules
     serving: Serving
     backfill: Backfill
+    retention: Retention
 
 
 def load_policy(overlay: str = "", folder: Path = FOLDER) -> Policy:

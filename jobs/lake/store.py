@@ -95,6 +95,11 @@ class Lake:
         try:
             delta = self.delta(table, version)
         except TableMissing:
+            if version is not None:
+                raise SluiceError(
+                    f"table {table.name}: version {version} is not readable any more: nothing pinned it and "
+                    "vacuum_tables has cleaned it away"
+                ) from None
             return table.schema.empty_table().select(wanted)
         kind = table.schema.field(table.partition).type
         bounds = ((">=", first), ("<=", last))

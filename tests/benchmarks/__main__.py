@@ -42,7 +42,12 @@ def main(name: str) -> int:
     if name not in names():
         print(f"bench: NAME={name or '?'}: there is no such benchmark; there are: {', '.join(names())}")
         return 1
-    cases: list[Case] = import_module(f"tests.benchmarks.bench_{name}").run()
+    publish(name, import_module(f"tests.benchmarks.bench_{name}").run())
+    return 0
+
+
+def publish(name: str, cases: list[Case]) -> None:
+    """Print the table of the cases and write `.bench/NAME.json`."""
     sheet = Table("case", "ours", "peer", "unit", "ratio", "goal", "met", title=f"{name} on {machine()}")
     for case in cases:
         peer = f"{case.peer:.3g}" if case.peer is not None else ""
@@ -55,7 +60,6 @@ def main(name: str) -> int:
     file.parent.mkdir(exist_ok=True)
     rows = [{**asdict(case), "ratio": case.ratio} for case in cases]
     file.write_text(json.dumps({"name": name, "machine": machine(), "cases": rows}, indent=2) + "\n")
-    return 0
 
 
 if __name__ == "__main__":

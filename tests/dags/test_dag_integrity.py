@@ -56,6 +56,8 @@ TASKS = {
         "approve_swap",
         "swap_backfill",
     ],
+    "fraud_freshness": ["check_freshness"],
+    "fraud_maintain": ["expire_data", "compact_tables", "vacuum_tables"],
 }
 HEAVY = ("pyspark", "mlflow", "torch", "feast", "pandas", "great_expectations", "evidently", "xgboost")
 MEASURE = """

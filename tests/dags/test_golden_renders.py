@@ -41,6 +41,8 @@ SCHEDULED = {
     "fraud_monitor": "by schedule",
     "fraud_score": "by schedule",
     "fraud_backfill": "by schedule",
+    "fraud_freshness": "by schedule",
+    "fraud_maintain": "by schedule",
 }
 
 

@@ -1,0 +1,1 @@
+"""Keeping house: compaction, vacuum and retention, never below what pinned versions need."""

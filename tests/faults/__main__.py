@@ -1,0 +1,170 @@
+"""`make faults`: every stage killed, files damaged, disks filled, at length; writes `.bench/faults.json`.
+
+Exit code 1 where anything was lost, invented, half written, or ended in a traceback; each problem is printed.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import sys
+import tempfile
+from collections import Counter
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import Progress
+
+from jobs.conf.settings import load_settings
+from jobs.core import SluiceError
+from tests.benchmarks.__main__ import Case, publish
+from tests.data_support import run_named
+from tests.faults.children import DONE, start
+from tests.faults.disks import can_mount, on_full_disk, on_limited_files, small_disk
+from tests.faults.fuzz import Tally, fuzz, parquet_file, read_tally
+from tests.faults.kills import CHAIN, Kill, kill, prepare
+
+TRUNCATED = 2_000
+OPEN_SHARE = 0.4  # of the kills must fall while a write is open: 20 of 50
+BYTES_LEFT = (0, 4_096, 16_384, 65_536)
+FILE_LIMITS = (0, 600, 20_000)
+PER_CALL = 50  # files
+console = Console()
+
+
+def killed(folder: Path, count: int) -> list[Kill]:
+    """So many kills of every stage."""
+    found = []
+    with Progress(console=console) as progress:
+        task = progress.add_task("killing", total=count * len(CHAIN))
+        for stage, ready in prepare(folder):
+            chance = random.Random(stage)
+            for _ in range(count):
+                found.append(kill(stage, ready, chance))
+                progress.update(task, advance=1, description=f"killing {stage}")
+    return found
+
+
+def fuzzed(folder: Path, count: int) -> Tally:
+    """The tally of so many damaged CSV files, on all cores."""
+    settings = load_settings({"SLUICE_HOME": str(folder / "home")})
+    tally, cores = Tally(), os.cpu_count() or 1
+    starts = range(0, count, PER_CALL)
+    with Progress(console=console) as progress:
+        task = progress.add_task("damaging files", total=count)
+        for first in range(0, len(starts), cores):
+            calls = [
+                start(fuzz, str(folder), begin, min(PER_CALL, count - begin), settings=settings)
+                for begin in starts[first : first + cores]
+            ]
+            for call in calls:
+                answer = call.wait()
+                if answer.outcome == DONE:
+                    tally += read_tally(answer.text)
+                else:
+                    tally += Tally(problems=(answer.text,))
+                progress.update(task, completed=tally.files)
+    return tally
+
+
+def truncated(folder: Path) -> list[str]:
+    """What went wrong with Parquet files that were cut off."""
+    places = {"SLUICE_HOME": str(folder / "home"), "SLUICE_SOURCE_URI": str(folder / "source")}
+    settings = load_settings(places | {"SLUICE_CONTRACT": "handbook"})
+    (folder / "source").mkdir(parents=True)
+    problems = []
+    for number in range(TRUNCATED):
+        (folder / "source" / "2018-04-01.parquet").write_bytes(parquet_file(number))
+        try:
+            run_named("land_transactions", settings, date(2018, 4, 1))
+            problems.append(f"file {number} was landed")
+        except SluiceError:
+            continue
+        except BaseException as error:  # also a panic of a native library
+            problems.append(f"file {number}: {error!r}")
+    return problems
+
+
+def filled(folder: Path) -> tuple[int, list[str]]:
+    """How often a stage met a full disk, and what went wrong."""
+    tries, problems = 0, []
+    for stage, ready in prepare(folder):
+        for limit in FILE_LIMITS:
+            problems += [f"{stage}: {problem}" for problem in on_limited_files(stage, ready, limit)]
+            tries += 1
+        if can_mount():
+            with small_disk(folder / "disk") as disk:
+                for left in BYTES_LEFT:
+                    problems += [f"{stage}: {problem}" for problem in on_full_disk(stage, ready, disk, left)]
+                    tries += 1
+    return tries, problems
+
+
+def kill_cases(kills: list[Kill]) -> list[Case]:
+    """One case for each stage, and the share of kills that met an open write."""
+    cases = []
+    for stage in CHAIN:
+        mine = [each for each in kills if each.stage == stage]
+        bad = sum(bool(each.problems) for each in mine)
+        cases.append(none(f"{stage}: of {len(mine)} kills, those that left something wrong", bad))
+    hit = sum(each.was_open for each in kills)
+    cases.append(
+        Case("kills", len(kills), None, "kills", "", bool(kills)),
+    )
+    goal = f">= {OPEN_SHARE:.0%} of the kills"
+    cases.append(
+        Case("kills while a write was open", hit, None, "kills", goal, hit >= OPEN_SHARE * len(kills))
+    )
+    late = sum(each.too_late for each in kills)
+    cases.append(Case("kills that came after the stage had ended", late, None, "kills", "", True))
+    return cases
+
+
+def none(case: str, count: int) -> Case:
+    """A case whose goal is that there is none."""
+    return Case(case, count, None, "", "0", count == 0)
+
+
+def fuzz_cases(tally: Tally) -> list[Case]:
+    """The account of the damaged files."""
+    lost = tally.rows - tally.published - tally.quarantined
+    counted = Counter("traceback" if "Traceback" in text else "account" for text in tally.problems)
+    return [
+        Case("damaged CSV files", tally.files, None, "files", "", True),
+        Case("refused with a sentence", tally.rejected, None, "files", "", True),
+        Case("rows of the others", tally.rows, None, "rows", "", True),
+        Case("of these published", tally.published, None, "rows", "", True),
+        Case("of these quarantined", tally.quarantined, None, "rows", "", True),
+        none("rows lost or invented", abs(lost)),
+        none("files whose rows do not add up", counted["account"]),
+        none("tracebacks", counted["traceback"]),
+    ]
+
+
+def main(kills: int, files: int) -> int:
+    with tempfile.TemporaryDirectory() as folder:
+        home = Path(folder)
+        done = killed(home / "kills", kills)
+        tally = fuzzed(home / "fuzz", files)
+        cut = truncated(home / "truncated")
+        tries, full = filled(home / "full")
+    cases: list[Case] = [
+        *kill_cases(done),
+        *fuzz_cases(tally),
+        none(f"truncated Parquet files of {TRUNCATED} that were not refused with a sentence", len(cut)),
+        none(f"of {tries} runs on a full disk, those that left something wrong", len(full)),
+    ]
+    publish("faults", cases)
+    problems: list[Any] = [
+        *(f"{each.stage}: {problem}" for each in done for problem in each.problems),
+        *tally.problems, *cut, *full,
+    ]  # fmt: skip
+    for problem in problems:
+        console.print(problem, style="red", highlight=False)
+    return 0 if all(case.met for case in cases) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(int(sys.argv[1]), int(sys.argv[2])))
