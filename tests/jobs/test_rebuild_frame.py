@@ -62,12 +62,8 @@ def land_again(settings: Settings) -> None:
     day = FIRST + timedelta(days=25)
     rows = rows_of(settings, TRANSACTIONS, day)
     put(settings, TRANSACTIONS, rows.assign(amount_minor=rows["amount_minor"] + 1).to_dict("records"), day)
-    put(
-        settings,
-        LANDED_FILES,
-        rows_of(settings, LANDED_FILES, day).assign(sequence=2).to_dict("records"),
-        day,
-    )
+    files = lake_of(settings).read(LANDED_FILES, first=day, last=day).to_pylist()
+    put(settings, LANDED_FILES, [file | {"sequence": 2} for file in files], day)
 
 
 def build_features_again(settings: Settings) -> None:
