@@ -21,7 +21,7 @@ LABEL_JOBS = ("land_labels", "validate_labels", "merge_labels")
 
 def good_row(number: int, day: date = DAY) -> str:
     """A row without a fault."""
-    return f"{number},{day}T10:{number // 60 % 60:02d}:{number % 60:02d}Z,{number % 7 + 1},3,12.50"
+    return f"{number},{day}T20:{number // 60 % 60:02d}:{number % 60:02d}Z,{number % 7 + 1},3,12.50"
 
 
 def good_rows(count: int, day: date = DAY) -> list[str]:

@@ -22,7 +22,16 @@ class Quality(StrictModel):
     duplicate_share_fail: float = Share
     passing_rows_min: float = Share
     volume_share_alert: float = Share
+    volume_share_fail: float = Share
     volume_weeks: int = Field(ge=1)
+    volume_weeks_min: int = Field(ge=1)
+    distribution_days: int = Field(ge=1)
+    distribution_days_min: int = Field(ge=1)
+    distribution_rows_min: int = Field(ge=1)
+    distribution_psi_alert: float = Field(gt=0)
+    distribution_psi_fail: float = Field(gt=0)
+    unknown_label_share_fail: float = Share
+    unknown_labels_min: int = Field(ge=1)
     freshness_alert_hours: float = Field(ge=0)
 
 

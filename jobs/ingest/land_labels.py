@@ -21,8 +21,9 @@ from jobs.core import DayParams, Receipt, SluiceError, Stopwatch
 from jobs.ingest.land_transactions import landing_receipt
 from jobs.ingest.landing import allowed_address, land
 from jobs.ingest.sources import FileNotThere, Source, days_there, open_source, read_day
+from jobs.quality.chunks import count_rows
 from jobs.quality.feeds import LABELS_FEED
-from jobs.quality.parse import count_rows, read_text
+from jobs.quality.parse import read_text
 
 READS = ("source",)
 WRITES = ("raw_labels",)

@@ -15,8 +15,8 @@ from jobs.conf.settings import Settings
 from jobs.core import DayParams, Receipt, Stopwatch
 from jobs.ingest.landing import Landing, allowed_address, land
 from jobs.ingest.sources import open_source, read_day
+from jobs.quality.chunks import count_rows
 from jobs.quality.feeds import TRANSACTIONS_FEED
-from jobs.quality.parse import count_rows
 
 READS = ("source",)
 WRITES = ("raw_transactions",)

@@ -12,6 +12,7 @@ import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import date, datetime
+from pathlib import Path
 
 import pyarrow as pa
 from pydantic import Field
@@ -122,25 +123,26 @@ def newest(settings: Settings, feed: str, day: date) -> Landed:
     return versions[-1]
 
 
-def read_landed(settings: Settings, landed: Landed) -> bytes:
-    """The bytes of a landed version, checked against the ledger.
+def landed_object(settings: Settings, landed: Landed) -> Path:
+    """Where a landed version lies, its bytes checked against the ledger.
 
     Raises:
         SluiceError: the raw object is gone or was changed.
     """
     path = settings.raw / landed.path
     try:
-        data = path.read_bytes()
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
     except FileNotFoundError:
         raise SluiceError(
             f"{path}: the landed object is gone; run land_{landed.feed} for {landed.day} again"
         ) from None
-    if hashlib.sha256(data).hexdigest() != landed.digest:
+    if digest != landed.digest:
         raise SluiceError(
             f"{path}: the landed object was changed after landing; remove it and run "
             f"land_{landed.feed} for {landed.day} again"
         )
-    return data
+    return path
 
 
 def landed_rows(settings: Settings, feed: str, days: list[date]) -> list[int]:

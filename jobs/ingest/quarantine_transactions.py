@@ -17,7 +17,7 @@ from jobs.ingest.landing import Landed
 from jobs.lake.store import conform, content_digest, lake_of
 from jobs.lake.tables import QUARANTINE, feed_part, transactions_table
 from jobs.quality.feeds import TRANSACTIONS_FEED
-from jobs.quality.gate import read_evidence, split_rows
+from jobs.quality.gate import check_account, read_evidence
 
 READS = ("validation",)
 WRITES = ("quarantine",)
@@ -46,7 +46,8 @@ def run(params: Params, settings: Settings) -> Receipt:
     """Replace the day's quarantine."""
     watch = Stopwatch()
     validation, parsed, landed = read_evidence(settings, TRANSACTIONS_FEED, params.day)
-    _, bad = split_rows(validation, parsed, landed)
+    bad = parsed.bad()
+    check_account(validation, landed, parsed.rows - len(bad), len(bad))
     rows, lake = quarantine_rows(bad, landed), lake_of(settings)
     lake.check(transactions_table(contract_of(settings)))
     version = lake.replace(QUARANTINE, rows, feed_part(TRANSACTIONS_FEED, params.day))

@@ -107,6 +107,12 @@ class StagedLake(Lake):
         self._require(table, str(partition))
         return self.staging.replace(table, rows, partition)
 
+    def replace_where(
+        self, table: Table, rows: pa.Table | pa.RecordBatchReader, predicate: str, partition: str
+    ) -> int:
+        self._require(table, partition)
+        return self.staging.replace_where(table, rows, predicate, partition)
+
     def append(self, table: Table, rows: pa.Table) -> None:
         raise SluiceError(f"table {table.name}: a backfill replaces days, it does not append")
 

@@ -20,7 +20,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from jobs.conf.contract import Column
 from jobs.core import SluiceError, midnight
 from jobs.quality.feeds import Feed
 
@@ -32,6 +31,7 @@ TIMESTAMP = (
     r"^\s*[0-9]{4}-[0-9]{2}-[0-9]{2}[T ][0-9]{2}:[0-9]{2}(:[0-9]{2}(\.[0-9]{1,9})?)?"
     r"(Z|[+-][0-9]{2}:?[0-9]{2})?\s*$"
 )
+ZONE = r"(?:Z|[+-][0-9]{2}:?[0-9]{2})$"
 FIELDS = "fields_found"  # number of fields of a CSV row; a Parquet row always has them all
 ROW = "row"  # the row as it came, as JSON
 
@@ -155,11 +155,15 @@ def read_values(text: pd.Series[Any], kind: str) -> pd.Series[Any]:
     if kind == "timestamp":
         fits = text.str.fullmatch(TIMESTAMP, na=False).astype(bool)
         cleaned = text.where(fits).str.strip()
+        # pandas lends a text without a zone the zone of the one before it
+        cleaned = cleaned.where(cleaned.str.contains(ZONE, na=True), cleaned + "Z")
         instants = pd.to_datetime(cleaned, format="ISO8601", utc=True, errors="coerce")
         return instants.dt.floor("us")
     if kind == "integer":
         fits = text.str.fullmatch(INTEGER, na=False).astype(bool)
-        return text.where(fits).str.strip().map(int, na_action="ignore").astype("Int64")
+        # not through map: with a null beside them large numbers would go through a float
+        numbers = [int(value) if fit else None for value, fit in zip(text, fits, strict=True)]
+        return pd.Series(pd.array(numbers, dtype="Int64"), index=text.index)
     parts = text.astype("string").str.extract(MONEY)
     whole = parts["whole"].astype("Int64")
     cents = parts["part"].fillna("").str.ljust(2, "0").astype("Int64")
@@ -184,17 +188,3 @@ def copy_numbers(frame: pd.DataFrame, feed: Feed) -> pd.Series[Any]:
     copies = keys.groupby(keys).cumcount().reindex(frame.index)
     numbers: pd.Series[Any] = copies.fillna(0).astype("int64")  # without a key: no copy of anything
     return numbers
-
-
-def count_rows(data: bytes, kind: str, where: str) -> int:
-    """Rows of a raw file, broken ones included.
-
-    Raises:
-        SluiceError: the file is empty or not of its format.
-    """
-    return len(read_text(data, kind, where))
-
-
-def in_source_unit(values: pd.Series[Any], column: Column) -> pd.Series[Any]:
-    """Numbers in the unit of the contract's bounds: money back in currency units."""
-    return values.astype("Float64") / 100 if column.type == "money" else values

@@ -2,7 +2,8 @@
 
 In: the newest landed chargeback feed of the day. Out: `work/labels/<day>/validation.json` and
 `parsed.parquet`, a Data Docs page. A day without chargebacks passes. A chargeback about a transaction that
-is not published (yet) is kept: many of them are an alert, never a closed gate.
+is not published (yet) is kept. Many of them alert; most of them close the gate, unless they may be about a
+day that is not published: before the first day of the data, or before a repair.
 Errors: SluiceError for other columns; GateClosed where the day breaks the policy.
 """
 
@@ -11,18 +12,18 @@ from __future__ import annotations
 from datetime import date, timedelta
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from jobs.conf.contract import contract_of
-from jobs.conf.policy import policy_of
+from jobs.conf.policy import Quality, policy_of
 from jobs.conf.settings import Settings
-from jobs.core import DayParams, Receipt
+from jobs.core import DayParams, Receipt, days_between
 from jobs.lake.store import Lake, lake_of
 from jobs.lake.tables import TRANSACTIONS
+from jobs.quality.copies import Keys
 from jobs.quality.feeds import labels_feed
-from jobs.quality.suites import known_rule, rules_of
-from jobs.quality.validate import validate_landed
+from jobs.quality.suites import labels_rules, rules_of
+from jobs.quality.validate import Tally, validate_landed
 
 READS = ("raw_labels", "transactions")
 WRITES = ("validation_labels",)
@@ -47,23 +48,42 @@ def known_transactions(
     return known
 
 
+def days_are_whole(lake: Lake, day: date, maturity_days: int) -> bool:
+    """Whether every day is published that the chargebacks of a day are usually about."""
+    first = day - timedelta(days=maturity_days + NEAR_DAYS)
+    wanted = {str(each) for each in days_between(first, day - timedelta(days=1))}
+    return wanted <= set(lake.partitions(TRANSACTIONS))
+
+
+def unknown_figures(
+    keys: Keys, known: NDArray[np.bool_], quality: Quality, *, whole: bool
+) -> dict[str, float | None]:
+    """The share of chargebacks about no published transaction, and the same where it may be judged."""
+    rows = len(keys.values)
+    if not rows:
+        return {"unknown_share": None, "judged_unknown_share": None}
+    share = 1.0 - float((known & keys.there).sum()) / rows
+    may_be_judged = whole and rows >= quality.unknown_labels_min
+    return {"unknown_share": share, "judged_unknown_share": share if may_be_judged else None}
+
+
 def run(params: Params, settings: Settings) -> Receipt:
     """Validate the day's newest landed chargebacks."""
     contract, quality = contract_of(settings), policy_of(settings).quality
-    feed = labels_feed(contract)
+    feed, lake, maturity = labels_feed(contract), lake_of(settings), contract.labels.maturity_days
 
-    def with_known(frame: pd.DataFrame) -> pd.DataFrame:
-        wanted = frame["transaction_id_value"].fillna(-1).to_numpy(dtype=np.int64)
-        known = known_transactions(lake_of(settings), wanted, params.day, contract.labels.maturity_days)
-        return frame.assign(known=known.astype(np.int64))
+    def figures(keys: Keys, _: Tally) -> dict[str, float | None]:
+        known = known_transactions(lake, keys.values, params.day, maturity)
+        whole = days_are_whole(lake, params.day, maturity)
+        return unknown_figures(keys, known, quality, whole=whole)
 
     return validate_landed(
         settings,
         feed,
         params.day,
         quality,
-        (*rules_of(feed, quality), known_rule(quality)),
-        parameters={},
-        extend=with_known,
+        (*rules_of(feed, quality), *labels_rules(quality)),
+        published=lambda keys: np.zeros(len(keys.values), dtype=bool),
+        figures=figures,
         may_be_empty=True,
     )

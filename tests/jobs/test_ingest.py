@@ -273,7 +273,7 @@ def with_label_column(tmp_path: Path) -> Settings:
     for offset in range(3):
         day = date(2018, 4, 1) + timedelta(days=offset)
         ids = [10 * offset + number for number in range(1, 5)]
-        times = [datetime(day.year, day.month, day.day, 12, tzinfo=UTC)] * 4
+        times = [datetime(day.year, day.month, day.day, 23, 30, tzinfo=UTC)] * 4
         table = pa.table(
             {
                 "TRANSACTION_ID": pa.array(ids, pa.int32()),
