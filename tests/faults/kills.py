@@ -1,8 +1,8 @@
 """Stages of the chain, each killed at random moments and run again.
 
 In: a folder, a stage, a seed. Out: for each kill whether a write was open, and what was wrong afterwards.
-Half of the moments are drawn over the stage's measured duration; the other half fall up to a few
-milliseconds after the first file appeared, since the writes are short beside the reading and checking.
+A fifth of the moments are drawn over the stage's measured duration; the others fall up to a millisecond after
+a first file appeared, since the writes are short beside the reading and checking.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ CHAIN = {
     "validate_labels": NEXT,
     "merge_labels": NEXT,
 }
-AIMED_SECONDS = 0.004
+AIMED_SECONDS = 0.001
+UNIFORM_SHARE = 0.2
 
 
 class Kill(NamedTuple):
@@ -116,7 +117,7 @@ def kill(stage: str, ready: Prepared, chance: random.Random) -> Kill:
     restore(ready.base, settings.home)
     untouched = fingerprint(settings)
     call = start_job(stage, settings, day=str(CHAIN[stage]))
-    if chance.random() < 0.5:
+    if chance.random() < UNIFORM_SHARE:
         call.process.join(chance.uniform(0, ready.seconds))
     else:
         while call.process.is_alive() and fingerprint(settings) == untouched:

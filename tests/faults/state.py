@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from pathlib import Path
 
@@ -66,18 +67,17 @@ def _is_vouched_for(parsed: Path) -> bool:
 def fingerprint(settings: Settings) -> tuple[int, int]:
     """Changes as soon as a file of lake, raw or work appears or goes; cheap enough to look all the time."""
     count = names = 0
-    waiting = [settings.lake, settings.raw, settings.work]
+    waiting = [settings.lake, str(settings.raw), str(settings.work)]
     while waiting:
-        folder = waiting.pop()
         try:
-            entries = list(folder.iterdir())
+            with os.scandir(waiting.pop()) as entries:
+                for entry in entries:
+                    if entry.name.endswith(".lock"):
+                        continue
+                    count += 1
+                    names ^= hash(entry.path)
+                    if entry.is_dir():
+                        waiting.append(entry.path)
         except (FileNotFoundError, NotADirectoryError):
             continue
-        for entry in entries:
-            if entry.suffix == ".lock":
-                continue
-            count += 1
-            names ^= hash(str(entry))
-            if "." not in entry.name:
-                waiting.append(entry)
     return count, names
