@@ -135,7 +135,9 @@ def run(params: Params, settings: Settings) -> Receipt:
     delay_days = contract.labels.delay_days
     with one_build(settings):
         asked = days_between(first, last)
-        around = neighbours(lake, first, last, delay_days, contract.transactions.late_days)
+        late_days = contract.transactions.late_days
+        # a backfill rewrites the days that it was planned for and no others
+        around = [] if settings.staging else neighbours(lake, first, last, delay_days, late_days)
         begin = min([first, *around])
         found = snapshot(lake, first_input(begin, delay_days), max([last, *around]), delay_days)
         _require(asked, found)
