@@ -43,7 +43,7 @@ from jobs.features.inputs import (
 from jobs.features.tables import FEATURE_TABLES
 from jobs.features.windows import LABEL_SCHEMA, customer_features, terminal_features
 from jobs.lake.storage import spark_address
-from jobs.lake.store import Lake, Layer, content_digest, lake_of
+from jobs.lake.store import LOG_KEPT, Lake, Layer, content_digest, lake_of
 from jobs.lake.tables import LABELS, TRANSACTIONS, Table
 from jobs.spark import spark_session
 
@@ -100,6 +100,7 @@ def _write(rows: DataFrame, lake: Lake, table: Table, days: Collection[date]) ->
             placed.write.format("delta")
             .mode("overwrite")
             .partitionBy(table.partition)
+            .options(**LOG_KEPT)
             .option("replaceWhere", f"{table.partition} IN ({named})")
             .save(lake.spark_path(table))
         )

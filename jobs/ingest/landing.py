@@ -85,10 +85,11 @@ def land(
     """Keep a file unchanged and note it in the ledger."""
     digest = hashlib.sha256(data).hexdigest()
     path = f"{feed}/{day}/{digest[:NAME_DIGITS]}.{extension}"
-    if not (settings.raw / path).exists():
-        write_atomic(settings.raw / path, data)
     lake = lake_of(settings)
+    # object and ledger together: what the ledger does not name may be cleaned away
     with _ledger(settings):
+        if not (settings.raw / path).exists():
+            write_atomic(settings.raw / path, data)
         known = lake.read(LANDED_FILES, first=day, last=day)
         versions = _versions(known, feed)
         if versions and versions[-1].digest == digest:

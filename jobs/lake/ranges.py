@@ -12,11 +12,11 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.dataset as ds
-from deltalake import CommitProperties, DeltaTable, write_deltalake
+from deltalake import CommitProperties, write_deltalake
 
 from jobs.core import SluiceError
 from jobs.lake.evolve import evolve
-from jobs.lake.storage import TableMissing, storage_options
+from jobs.lake.storage import TableMissing
 from jobs.lake.store import Lake, conform, content_digest
 from jobs.lake.tables import Table
 
@@ -25,13 +25,7 @@ def create(lake: Lake, table: Table, *, description: str = "") -> None:
     """Make the table where there is none yet."""
     with lake.explained(table):
         if not lake.exists(table):
-            DeltaTable.create(
-                lake.path(table),
-                schema=table.schema,
-                partition_by=[table.partition],
-                description=description or None,
-                storage_options=storage_options(lake.address),
-            )
+            lake.create(table, description)
 
 
 def replace_range(

@@ -27,6 +27,9 @@ from jobs.lake.tables import Table
 from jobs.locks import file_lock
 from jobs.s3_address import is_s3
 
+# left alone, a table forgets versions after 30 days, also pinned ones: vacuum_tables cuts the log instead
+LOG_KEPT = {"delta.enableExpiredLogCleanup": "false"}
+
 
 class Layer(NamedTuple):
     """One place where rows of a table lie."""
@@ -200,17 +203,23 @@ class Lake:
         with holding:
             yield
 
+    def create(self, table: Table, description: str = "") -> DeltaTable:
+        """Make a table that does not exist; use it inside `explained`."""
+        return DeltaTable.create(
+            self.path(table),
+            schema=table.schema,
+            partition_by=[table.partition],
+            description=description or None,
+            configuration=LOG_KEPT,
+            storage_options=storage_options(self.address),
+        )
+
     def made(self, table: Table) -> DeltaTable:
         """The table, made where it does not exist; its writer's place is held, also after it was opened."""
         try:
             delta = self.delta(table)
         except TableMissing:
-            delta = DeltaTable.create(
-                self.path(table),
-                schema=table.schema,
-                partition_by=[table.partition],
-                storage_options=storage_options(self.address),
-            )
+            delta = self.create(table)
         if is_s3(self.address):
             from jobs.lake.lease import require_held
 

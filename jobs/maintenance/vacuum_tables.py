@@ -23,7 +23,7 @@ from jobs.conf.policy import policy_of
 from jobs.conf.settings import Settings
 from jobs.core import Receipt, SluiceError, Stopwatch
 from jobs.lake.pins import pinned
-from jobs.lake.store import Lake, lake_of
+from jobs.lake.store import LOG_KEPT, Lake, lake_of
 from jobs.lake.tables import Table
 from jobs.maintenance.common import (
     MaintenanceParams,
@@ -68,7 +68,7 @@ def present(lake: Lake, table: Table, paths: list[str]) -> Removed:
 def keep_log(delta: DeltaTable, days: int) -> DeltaTable:
     """The table, told to leave its log alone except when it is asked to cut it."""
     wanted = {
-        "delta.enableExpiredLogCleanup": "false",
+        **LOG_KEPT,
         "delta.logRetentionDuration": f"interval {days} days",
     }
     if not wanted.items() <= delta.metadata().configuration.items():
