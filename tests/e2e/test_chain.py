@@ -5,10 +5,11 @@ One installation is started for the module; the story is told once, and each tes
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import date, timedelta
 from pathlib import Path
@@ -21,7 +22,11 @@ from demo.airflow_api import Airflow
 from demo.chain import Chain
 from demo.mlflow_api import Registry
 from demo.plan import Plan
+from jobs.alerts import FILE as ALERTS
+from jobs.backfill import ledger
+from jobs.backfill.command import main as sluice_backfill
 from jobs.conf.settings import Settings
+from jobs.lake.pins import pinned
 from jobs.lake.store import content_digest, lake_of
 from jobs.lake.tables import LABELS, LANDED_FILES, MONITORING, PREDICTIONS, QUARANTINE, SCORES, TRANSACTIONS
 from stack.environment import ADMIN, APPROVER, password_file
@@ -49,6 +54,7 @@ class Story:
     settings: Settings
     airflow: Airflow
     registry: Registry
+    chain: Chain
     seen: dict[str, Any] = field(default_factory=dict)
 
 
@@ -66,13 +72,13 @@ def story(installation: Settings) -> Story:
         for user in (ADMIN, APPROVER)
     )
     registry = Registry(installation.mlflow_uri, installation.model_name)
-    told = Story(installation, airflow, registry)
+    chain = Chain(PLAN, installation.home, airflow, approver, registry, installation.scoring_uri)
+    told = Story(installation, airflow, registry, chain)
     airflow.wait_for(
         "the DAGs", lambda: len(airflow.dags()) == len(list((ROOT / "dags").glob("*.py"))) or None, 120
     )
     for dag in airflow.dags():
         airflow.unpause(dag["dag_id"])
-    chain = Chain(PLAN, installation.home, airflow, approver, registry, installation.scoring_uri)
     chain.backfill()
     told.seen["states before repair"] = newest_states(airflow, "fraud_ingest")
     chain.repair_feed()
@@ -214,6 +220,142 @@ def test_a_backfill_from_the_command_line_runs_everything_again_and_changes_noth
     story.airflow.wait_for("nine tasks again", ran_again, 180)
     after = {table.name: content_digest(lake.read(table)) for table in (TRANSACTIONS, LABELS, QUARANTINE)}
     assert after == before
+
+
+REWRITTEN = (FIRST + timedelta(days=10), FIRST + timedelta(days=11))
+SAME = (TRANSACTIONS, QUARANTINE, LABELS, PREDICTIONS)
+
+
+@pytest.fixture(scope="module")
+def rewritten(story: Story) -> dict[str, Any]:
+    """Two days are rewritten in every way that Airflow offers, and house is kept meanwhile."""
+    airflow, chain = story.airflow, story.chain
+    seen: dict[str, Any] = {"before": digests(story)}
+    again = reprocessed(story)
+    days = {"from": str(REWRITTEN[0]), "to": str(REWRITTEN[1])}
+    asked = {"dag": "fraud_ingest", **days, "reason": "end-to-end test"}
+    seen["dry run"] = airflow.trigger("fraud_backfill", asked)
+    seen["freshness"] = airflow.trigger("fraud_freshness", {"as_of": f"{PLAN.last}T12:00:00Z"})
+    seen["dry run ended"] = airflow.wait_run("fraud_backfill", seen["dry run"])["state"]
+    again()
+    seen["after the first"] = digests(story)
+    seen["run"] = airflow.trigger("fraud_backfill", {**asked, "dry_run": False})
+
+    def asks() -> bool | None:
+        tasks = airflow.tasks("fraud_backfill", seen["run"], task_id="approve_swap")
+        return [task["state"] for task in tasks] == ["awaiting_input"] or None
+
+    airflow.wait_for("the question of the swap", asks, 180, every=0.5)
+    seen["state when asked"] = newest_backfill(story).state
+    chain.approver.respond("fraud_backfill", seen["run"], "approve_swap", "Approve")
+    seen["run ended"] = airflow.wait_run("fraud_backfill", seen["run"])["state"]
+    seen["entry"] = newest_backfill(story)
+    seen["after the swap"] = digests(story)
+    seen["maintenance"] = airflow.trigger("fraud_maintain", logical_date=f"{PLAN.last}T00:00:00Z")
+    reprocessed(story)()
+    seen["after the second"] = digests(story)
+    for dag, run in (("fraud_maintain", "maintenance"), ("fraud_freshness", "freshness")):
+        seen[f"{run} ended"] = airflow.wait_run(dag, seen[run])["state"]
+    return seen
+
+
+def digests(story: Story) -> dict[str, str]:
+    lake = lake_of(story.settings)
+    return {table.name: content_digest(lake.read(table)) for table in SAME}
+
+
+def newest_backfill(story: Story) -> ledger.Entry:
+    return ledger.states(lake_of(story.settings))[-1]
+
+
+def reprocessed(story: Story) -> Callable[[], None]:
+    """Airflow's own backfill of the days is begun; gives what waits for its end."""
+    known = len(story.airflow.runs("fraud_ingest"))
+    story.chain._backfill("fraud_ingest", *REWRITTEN, reprocess="completed")
+
+    def ended() -> bool | None:
+        states = [run["state"] for run in story.airflow.runs("fraud_ingest")[known:]]
+        return states == ["success", "success"] or None
+
+    return lambda: bool(story.airflow.wait_for("two days of fraud_ingest again", ended, 180))
+
+
+def tasks_of(story: Story, dag: str, run: str) -> dict[str, str]:
+    return {task["task_id"]: task["state"] for task in story.airflow.tasks(dag, run)}
+
+
+def test_airflows_own_backfill_twice_over_the_same_days_changes_nothing(
+    story: Story, rewritten: dict[str, Any]
+) -> None:
+    assert rewritten["after the first"] == rewritten["before"]
+    assert rewritten["after the second"] == rewritten["before"]
+    runs = [run["partition_key"] for run in story.airflow.runs("fraud_ingest")]
+    assert [runs.count(str(day)) for day in REWRITTEN] == [3, 3]
+
+
+def test_a_dry_run_of_a_backfill_ends_with_its_report_and_asks_nobody(
+    story: Story, rewritten: dict[str, Any]
+) -> None:
+    assert rewritten["dry run ended"] == "success"
+    states = tasks_of(story, "fraud_backfill", rewritten["dry run"])
+    assert [states.pop(task) for task in ("approve_swap", "swap_backfill")] == ["skipped", "skipped"]
+    assert set(states.values()) == {"success"}
+    facts = story.airflow.receipt("fraud_backfill", rewritten["dry run"], "validate_backfill")["facts"]
+    assert (facts["outcome"], facts["equal"]) == ("pass", facts["partitions"])
+    page = httpx.get(f"{story.settings.airflow_uri}/reports/{facts['report']}")
+    assert page.status_code == 200
+
+
+def test_a_backfill_waits_for_a_second_person_and_then_is_swapped_in(
+    story: Story, rewritten: dict[str, Any]
+) -> None:
+    assert (rewritten["state when asked"], rewritten["run ended"]) == ("validated", "success")
+    entry = rewritten["entry"]
+    assert (entry.state, entry.person, entry.reason) == ("swapped", APPROVER, "end-to-end test")
+    steps = ledger.steps_of(lake_of(story.settings), entry.name)
+    assert [step.state for step in steps] == ["planned", "staged", "validated", "swapping", "swapped"]
+    assert {step.person for step in steps[:3]} == {ADMIN}
+    assert entry.versions_after["transactions"] > entry.versions_before["transactions"]
+    assert rewritten["after the swap"] == rewritten["before"]
+
+
+def test_maintenance_compacts_the_prediction_log_and_keeps_what_is_pinned(
+    story: Story, rewritten: dict[str, Any]
+) -> None:
+    assert rewritten["maintenance ended"] == "success"
+    tasks = ("expire_data", "compact_tables", "vacuum_tables")
+    receipts = {
+        task: story.airflow.receipt("fraud_maintain", rewritten["maintenance"], task) for task in tasks
+    }
+    assert {receipt["partition"] for receipt in receipts.values()} == {str(PLAN.last - timedelta(days=1))}
+    assert receipts["compact_tables"]["facts"]["by_table"]["predictions"] > 0
+    lake = lake_of(story.settings)
+    pins = pinned(lake)
+    assert receipts["vacuum_tables"]["facts"]["pinned_versions"] == sum(map(len, pins.values()))
+    for version in pins["transactions"]:
+        assert lake.read(TRANSACTIONS, version=version).num_rows > 0
+
+
+def test_a_swap_is_taken_back_from_the_command_line_after_the_days_ran_again(
+    story: Story, rewritten: dict[str, Any]
+) -> None:
+    name = rewritten["entry"].name
+    assert sluice_backfill(["swap", "--name", name, "--reverse", "--execute"]) == 0
+    assert newest_backfill(story).state == "reversed"
+    assert digests(story) == rewritten["before"]
+
+
+def test_freshness_is_judged_and_what_is_overdue_is_an_alert(story: Story, rewritten: dict[str, Any]) -> None:
+    assert rewritten["freshness ended"] == "success"
+    receipt = story.airflow.receipt("fraud_freshness", rewritten["freshness"], "check_freshness")
+    due, newest = PLAN.last - timedelta(days=1), story.seen["last day"]
+    for feed in ("transactions", "labels"):
+        assert receipt["facts"][f"{feed}_expected"] == str(due)
+        assert receipt["facts"][f"{feed}_newest"] == str(newest)
+    alerts = story.settings.home / ALERTS
+    lines = alerts.read_text().splitlines() if alerts.exists() else []
+    keys = {json.loads(line)["key"] for line in lines}
+    assert (f"freshness/transactions/{due}" in keys) is (newest < due)
 
 
 def test_a_wrong_parameter_is_refused_with_a_clear_sentence(story: Story) -> None:
