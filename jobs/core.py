@@ -87,9 +87,11 @@ class SluiceError(Exception):
 class GateClosed(SluiceError):
     """A gate did not pass. Trying again on the same input gives the same answer, so nobody retries it."""
 
-    def __init__(self, verdict: Verdict, where: str) -> None:
+    def __init__(self, verdict: Verdict, where: str, report: str = "") -> None:
+        """`report` is the page that shows why, below the reports folder."""
         super().__init__(f"{where}: {verdict.outcome.value}: {verdict.reason}")
         self.verdict = verdict
+        self.report = report
 
 
 class Stopwatch:

@@ -23,6 +23,14 @@ Receipt = dict[str, Any]
 log = logging.getLogger(__name__)
 
 
+class GateFailure(AirflowFailException):
+    """A closed gate: final, with the page that shows why."""
+
+    def __init__(self, sentence: str, report: str) -> None:
+        super().__init__(sentence)
+        self.report = report
+
+
 def call_job(job: str, arguments: dict[str, Any]) -> Receipt:
     """Run a job and translate its errors: a closed gate is final, everything else may be tried again.
 
@@ -36,7 +44,7 @@ def call_job(job: str, arguments: dict[str, Any]) -> Receipt:
     try:
         receipt = run_job(job, given)
     except GateClosed as error:
-        raise AirflowFailException(str(error)) from None
+        raise GateFailure(str(error), error.report) from None
     except SluiceError as error:
         raise AirflowException(str(error)) from None
     log.info("receipt %s", receipt.model_dump_json())
@@ -76,9 +84,14 @@ class JobOperator(BaseOperator):
         self.mapped = mapped or {}
         self.after = list(after)
         self.publishes = publishes
+        self.report = ""
 
     def execute(self, context: Context) -> Receipt:
-        receipt = call_job(self.job, {**self.arguments, **self.mapped})
+        try:
+            receipt = call_job(self.job, {**self.arguments, **self.mapped})
+        except GateFailure as failure:
+            self.report = failure.report  # for the link: a task that failed has no receipt
+            raise
         if self.publishes is not None and context["dag_run"].partition_key is None:
             context["outlet_events"][self.publishes].add_partitions(self.arguments["day"])
         return receipt

@@ -180,7 +180,7 @@ def run(params: Params, settings: Settings) -> Receipt:
             entry = record(lake, entry.then(State.VALIDATED, params, report=page, evidence=evidence))
     accepted = params.accept_differences and evidence["integrity"]
     if report.verdict.outcome is not Outcome.PASS and not accepted:
-        raise GateClosed(report.verdict, f"backfill {entry.name}; report: {settings.reports / page}")
+        raise GateClosed(report.verdict, f"backfill {entry.name}; report: {settings.reports / page}", page)
     parts = [part for found in report.tables for part in found.partitions]
     return Receipt(
         job="validate_backfill",

@@ -117,7 +117,8 @@ def validate_landed(
         partial.unlink(missing_ok=True)
     raise_alerts(settings, quality_alerts(settings, validation, alerts))
     if validation.verdict.outcome is not Outcome.PASS:
-        raise GateClosed(validation.verdict, f"{where}; evidence: {settings.reports / validation.page}")
+        evidence = settings.reports / validation.page
+        raise GateClosed(validation.verdict, f"{where}; evidence: {evidence}", validation.page)
     return _receipt(validation, landed, watch)
 
 

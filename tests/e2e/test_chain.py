@@ -131,6 +131,12 @@ def test_the_failed_day_published_nothing_until_it_was_repaired(story: Story) ->
     tasks = {t["task_id"]: t["state"] for t in story.airflow.tasks("fraud_ingest", runs[0]["dag_run_id"])}
     assert tasks["validate_transactions"] == "failed"
     assert tasks["publish_transactions"] == "upstream_failed"
+    path = (
+        f"/api/v2/dags/fraud_ingest/dagRuns/{runs[0]['dag_run_id']}/taskInstances/validate_transactions/links"
+    )
+    link = story.airflow._call("GET", path)["extra_links"]["Report"]
+    assert link.startswith("/reports/data_docs/")
+    assert httpx.get(f"{story.settings.airflow_uri}{link}").status_code == 200
     landed = lake_of(story.settings).read(LANDED_FILES).to_pylist()
     of_the_day = [row for row in landed if row["day"] == PLAN.failing_day and row["feed"] == "transactions"]
     assert len({row["digest"] for row in of_the_day}) == 2
