@@ -87,9 +87,10 @@ def land(
     path = f"{feed}/{day}/{digest[:NAME_DIGITS]}.{extension}"
     lake = lake_of(settings)
     # object and ledger together: what the ledger does not name may be cleaned away
-    with _ledger(settings):
-        if not (settings.raw / path).exists():
-            write_atomic(settings.raw / path, data)
+    with landing_alone(settings):
+        # written also where it is there already: cleaning knows nothing of a backfill's ledger, and leaves
+        # only what is young
+        write_atomic(settings.raw / path, data)
         known = lake.read(LANDED_FILES, first=day, last=day)
         versions = _versions(known, feed)
         if versions and versions[-1].digest == digest:
@@ -161,7 +162,10 @@ def _versions(table: pa.Table, feed: str) -> list[Landed]:
 
 
 @contextmanager
-def _ledger(settings: Settings) -> Iterator[None]:
-    """Both feeds share a day's partition: read and replace without another writer in between."""
+def landing_alone(settings: Settings) -> Iterator[None]:
+    """Both feeds share a day's partition: read and replace without another writer in between.
+
+    Cleaning holds it too, so that it sees each object with the ledger's row of it.
+    """
     with lake_of(settings).exclusively("landing"):
         yield

@@ -17,6 +17,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from datetime import date
+from operator import itemgetter
 from pathlib import Path
 
 import pyarrow.compute as pc
@@ -25,10 +26,10 @@ from jobs.conf.contract import contract_of
 from jobs.conf.policy import policy_of
 from jobs.conf.settings import Settings
 from jobs.core import Receipt, SluiceError, Stopwatch
-from jobs.lake.pins import unpin
+from jobs.ingest.landing import landing_alone
+from jobs.lake.pins import pinned, unpin
 from jobs.lake.store import Lake, lake_of
 from jobs.lake.tables import LANDED_FILES, PINS, PREDICTIONS, QUARANTINE, Table
-from jobs.locks import file_lock
 from jobs.maintenance.common import (
     MaintenanceParams,
     Removed,
@@ -63,15 +64,24 @@ def expire_rows(lake: Lake, table: Table, before: date, *, dry_run: bool) -> Rem
 
 
 def newest_objects(lake: Lake) -> set[str]:
-    """Paths of the landed versions that count: the newest of each feed and day."""
-    ledger = lake.read(LANDED_FILES, columns=["feed", "day", "sequence", "path"]).to_pylist()
-    newest = {(row["feed"], row["day"]): row["path"] for row in sorted(ledger, key=lambda r: r["sequence"])}
-    return set(newest.values())
+    """Paths of the landed versions that count: the newest of each feed and day, now and in pinned versions.
+
+    Taking a backfill back brings a pinned version of the ledger back.
+    """
+    found: set[str] = set()
+    for version in (None, *sorted(pinned(lake).get(LANDED_FILES.name, ()))):
+        columns = ["feed", "day", "sequence", "path"]
+        ledger = lake.read(LANDED_FILES, columns=columns, version=version).to_pylist()
+        newest = {
+            (row["feed"], row["day"]): row["path"] for row in sorted(ledger, key=itemgetter("sequence"))
+        }
+        found.update(newest.values())
+    return found
 
 
 def expire_raw(settings: Settings, lake: Lake, before: date, *, dry_run: bool) -> Removed:
     """Remove old landed objects that no longer count, and what a killed landing left."""
-    with file_lock(settings.raw / ".ledger.lock"):
+    with landing_alone(settings):
         kept = newest_objects(lake)
         stale = [
             file
