@@ -276,6 +276,21 @@ def test_a_swap_that_is_cut_off_between_tables_is_finished_or_taken_back(
     assert state(ingested, name) == ("reversed" if reverse else "swapped")
 
 
+def test_staging_again_that_fails_half_way_is_neither_done_nor_comparable(ingested: Settings) -> None:
+    corrected(ingested)
+    name = staged(ingested)
+    ingest_day(ingested, DAYS[1])  # production changes: everything is staged again
+    put_transactions(ingested, ["1,soon,,,"], DAYS[2])
+    with pytest.raises(SluiceError, match=str(DAYS[2])):
+        ask(ingested, "run", name=name, execute=True)
+    assert state(ingested, name) == "planned"
+    with pytest.raises(SluiceError, match="stage it with"):
+        ask(ingested, "validate", name=name, accept_differences=ACCEPTED)
+    corrected(ingested)
+    assert ask(ingested, "run", name=name, execute=True).facts["executed"] is True
+    assert state(ingested, name) == "staged"
+
+
 def test_a_swap_that_can_only_be_taken_back_says_how(
     ingested: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
