@@ -27,7 +27,7 @@ from jobs.conf.policy import policy_of
 from jobs.conf.settings import Settings
 from jobs.core import Receipt, SluiceError, Stopwatch
 from jobs.ingest.landing import landing_alone
-from jobs.lake.pins import pinned, unpin
+from jobs.lake.pins import unpin
 from jobs.lake.store import Lake, lake_of
 from jobs.lake.tables import LANDED_FILES, PINS, PREDICTIONS, QUARANTINE, Table
 from jobs.maintenance.common import (
@@ -64,12 +64,15 @@ def expire_rows(lake: Lake, table: Table, before: date, *, dry_run: bool) -> Rem
 
 
 def newest_objects(lake: Lake) -> set[str]:
-    """Paths of the landed versions that count: the newest of each feed and day, now and in pinned versions.
+    """Paths of the landed versions that count: the newest of each feed and day.
 
-    Taking a backfill back brings a pinned version of the ledger back.
+    Also those of versions of the ledger that a backfill has pinned: taking it back brings them back. A
+    training needs what the ledger says, and no object.
     """
     found: set[str] = set()
-    for version in (None, *sorted(pinned(lake).get(LANDED_FILES.name, ()))):
+    pins = [row for row in lake.read(PINS).to_pylist() if not row["name"].startswith(TRAINING_PIN)]
+    versions = {row["version"] for row in pins if row["table"] == LANDED_FILES.name}
+    for version in (None, *sorted(versions)):
         columns = ["feed", "day", "sequence", "path"]
         ledger = lake.read(LANDED_FILES, columns=columns, version=version).to_pylist()
         newest = {
