@@ -88,9 +88,8 @@ def land(
     lake = lake_of(settings)
     # object and ledger together: what the ledger does not name may be cleaned away
     with landing_alone(settings):
-        # written also where it is there already: cleaning knows nothing of a backfill's ledger, and leaves
-        # only what is young
-        write_atomic(settings.raw / path, data)
+        if not (settings.raw / path).exists():
+            write_atomic(settings.raw / path, data)
         known = lake.read(LANDED_FILES, first=day, last=day)
         versions = _versions(known, feed)
         if versions and versions[-1].digest == digest:
@@ -165,7 +164,8 @@ def _versions(table: pa.Table, feed: str) -> list[Landed]:
 def landing_alone(settings: Settings) -> Iterator[None]:
     """Both feeds share a day's partition: read and replace without another writer in between.
 
-    Cleaning holds it too, so that it sees each object with the ledger's row of it.
+    Cleaning holds it too, so that it sees each object with the ledger's row of it: a backfill lands into the
+    same folder, and so takes production's place.
     """
-    with lake_of(settings).exclusively("landing"):
+    with lake_of(settings.model_copy(update={"staging": ""})).exclusively("landing"):
         yield

@@ -22,12 +22,14 @@ from pathlib import Path
 
 import pyarrow.compute as pc
 
+from jobs.backfill.ledger import OPEN, states
 from jobs.conf.contract import contract_of
 from jobs.conf.policy import policy_of
 from jobs.conf.settings import Settings
 from jobs.core import Receipt, SluiceError, Stopwatch
 from jobs.ingest.landing import landing_alone
 from jobs.lake.pins import unpin
+from jobs.lake.staging import StagedLake
 from jobs.lake.store import Lake, lake_of
 from jobs.lake.tables import LANDED_FILES, PINS, PREDICTIONS, QUARANTINE, Table
 from jobs.maintenance.common import (
@@ -66,15 +68,20 @@ def expire_rows(lake: Lake, table: Table, before: date, *, dry_run: bool) -> Rem
 def newest_objects(lake: Lake) -> set[str]:
     """Paths of the landed versions that count: the newest of each feed and day.
 
-    Also those of versions of the ledger that a backfill has pinned: taking it back brings them back. A
-    training needs what the ledger says, and no object.
+    Also those of ledgers that open backfills have staged, and of versions that a backfill has pinned: a swap
+    or taking it back brings them. A training needs what the ledger says, and no object.
     """
-    found: set[str] = set()
+    columns = ["feed", "day", "sequence", "path"]
     pins = [row for row in lake.read(PINS).to_pylist() if not row["name"].startswith(TRAINING_PIN)]
     versions = {row["version"] for row in pins if row["table"] == LANDED_FILES.name}
-    for version in (None, *sorted(versions)):
-        columns = ["feed", "day", "sequence", "path"]
-        ledger = lake.read(LANDED_FILES, columns=columns, version=version).to_pylist()
+    ledgers = [lake.read(LANDED_FILES, columns=columns, version=each) for each in (None, *sorted(versions))]
+    ledgers += [
+        StagedLake(lake, entry.name).staging.read(LANDED_FILES, columns=columns)
+        for entry in states(lake)
+        if entry.state in OPEN
+    ]
+    found: set[str] = set()
+    for ledger in (rows.to_pylist() for rows in ledgers):
         newest = {
             (row["feed"], row["day"]): row["path"] for row in sorted(ledger, key=itemgetter("sequence"))
         }

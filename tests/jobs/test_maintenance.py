@@ -22,6 +22,7 @@ from jobs.lake.pins import pin, pinned, unpin
 from jobs.lake.staging import StagedLake
 from jobs.lake.store import content_digest, lake_of
 from jobs.lake.tables import LANDED_FILES, MERGED_LABELS, PINS, PREDICTIONS, QUARANTINE, Table
+from tests.backfill_support import planned
 from tests.data_support import DAY, good_rows, put_transactions, run_named
 
 LONG_AGO = DAY - timedelta(days=1000)
@@ -352,16 +353,17 @@ def test_an_object_that_counts_again_once_a_swap_is_taken_back_stays(home: Setti
     assert not first.exists()
 
 
-def test_an_object_that_is_landed_again_is_young_also_for_a_backfill(home: Settings, retain: Retain) -> None:
+def test_an_object_that_an_open_backfill_has_landed_stays(home: Settings, retain: Retain) -> None:
     retain(raw_days=10)
     for rows in (5, 6):
         put_transactions(home, good_rows(rows))
         run_named("land_transactions", home)
     age(home.raw, DAY)
-    staged = StagedLake(lake_of(home), "mine")
+    name = planned(home, first=DAY, last=DAY)
+    staged = StagedLake(lake_of(home), name)
     staged.take_over(LANDED_FILES, str(DAY), str(DAY), lake_of(home).read(LANDED_FILES))
     put_transactions(home, good_rows(5))
-    beside = home.model_copy(update={"staging": "mine"})
+    beside = home.model_copy(update={"staging": name})
     path = home.raw / run_named("land_transactions", beside).facts["path"]
     maintain("expire_data", home, DAY + timedelta(days=20))
     assert path.exists()
