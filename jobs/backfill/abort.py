@@ -11,6 +11,7 @@ from jobs.backfill.ledger import (
     State,
     find,
     next_step,
+    pin_name,
     production_of,
     record,
     require,
@@ -19,6 +20,8 @@ from jobs.backfill.ledger import (
 from jobs.backfill.run import drop_staging
 from jobs.conf.settings import Settings
 from jobs.core import Receipt, Stopwatch
+from jobs.lake.pins import unpin
+from jobs.lake.tables import PINS
 
 READS = ("backfills",)
 WRITES = ("backfills", "staging")
@@ -38,6 +41,8 @@ def run(params: Params, settings: Settings) -> Receipt:
         if params.execute:
             if entry.state is not State.ABORTED:
                 entry = record(lake, entry.then(State.ABORTED, params))
+            if pin_name(entry.name) in lake.partitions(PINS):  # a swap that was cut off before it began
+                unpin(lake, pin_name(entry.name))
             drop_staging(settings, entry.name)
     return Receipt(
         job="abort_backfill",

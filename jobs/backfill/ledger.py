@@ -229,7 +229,7 @@ def next_step(entry: Entry) -> str:
         case State.VALIDATED:
             return f"{outcome}: look at the report; swap it with --accept-differences REASON, or {abort}"
         case State.SWAPPING:
-            return f"the swap was cut off: finish it with {swap}"
+            return f"the swap was cut off: finish it with {swap}, or take it back with --reverse"
         case State.REVERSING:
             return (
                 f"taking it back was cut off: finish it with `{command.format('swap')} --reverse --execute`"

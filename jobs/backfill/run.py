@@ -229,6 +229,8 @@ def run(params: Params, settings: Settings) -> Receipt:
         fresh = read_base(settings, entry.name) == base
         done = fresh and entry.state is not State.PLANNED
         if params.execute and not done:
+            if entry.state is not State.PLANNED:  # what was whole is no longer: it may end half way
+                entry = record(lake, entry.then(State.PLANNED, params, evidence={}))
             work = Work(entry, staged_settings(settings, entry.name))
             if not fresh:
                 prepare(settings, entry, base)

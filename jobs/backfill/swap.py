@@ -89,11 +89,14 @@ def require_same(entry: Entry, wanted: Digests, found: Digests, what: str) -> No
     changed = changed_partitions(wanted, found)
     if changed:
         more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
-        raise _closed(
-            entry,
-            f"{what} changed since the validation ({changed[0]}{more}); run `sluice backfill run --name "
-            f"{entry.name} --execute` and validate it again",
-        )
+        raise _closed(entry, f"{what} changed since the validation ({changed[0]}{more}); {_way_out(entry)}")
+
+
+def _way_out(entry: Entry) -> str:
+    """What to do about contents that are not those of the validation."""
+    if entry.state is State.SWAPPING:
+        return f"take back what is swapped: `sluice backfill swap --name {entry.name} --reverse --execute`"
+    return f"run `sluice backfill run --name {entry.name} --execute` and validate it again"
 
 
 def begin(lake: Lake, settings: Settings, entry: Entry, params: Params) -> Entry:
@@ -138,7 +141,8 @@ def restore_table(lake: Lake, entry: Entry, item: Rewritten, *, forced: bool) ->
     first, last = entry.span(item)
 
     def is_done() -> bool:
-        if commit_of(lake, item.table, entry, SWAP) is None:
+        # after a whole swap its commit is known, also where the log before it was cut
+        if name not in entry.versions_after and commit_of(lake, item.table, entry, SWAP) is None:
             return True  # the swap never came to this table
         if commit_of(lake, item.table, entry, REVERSE) is not None:
             return True

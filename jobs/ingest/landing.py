@@ -87,7 +87,7 @@ def land(
     path = f"{feed}/{day}/{digest[:NAME_DIGITS]}.{extension}"
     lake = lake_of(settings)
     # object and ledger together: what the ledger does not name may be cleaned away
-    with _ledger(settings):
+    with landing_alone(settings):
         if not (settings.raw / path).exists():
             write_atomic(settings.raw / path, data)
         known = lake.read(LANDED_FILES, first=day, last=day)
@@ -161,7 +161,11 @@ def _versions(table: pa.Table, feed: str) -> list[Landed]:
 
 
 @contextmanager
-def _ledger(settings: Settings) -> Iterator[None]:
-    """Both feeds share a day's partition: read and replace without another writer in between."""
-    with lake_of(settings).exclusively("landing"):
+def landing_alone(settings: Settings) -> Iterator[None]:
+    """Both feeds share a day's partition: read and replace without another writer in between.
+
+    Cleaning holds it too, so that it sees each object with the ledger's row of it: a backfill lands into the
+    same folder, and so takes production's place.
+    """
+    with lake_of(settings.model_copy(update={"staging": ""})).exclusively("landing"):
         yield

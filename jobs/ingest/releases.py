@@ -22,7 +22,6 @@ from jobs.core import SluiceError
 from jobs.ingest.landing import newest
 from jobs.lake.store import Lake, lake_of
 from jobs.lake.tables import QUARANTINE, QUARANTINE_RELEASES, RULE_SEPARATOR, feed_part
-from jobs.locks import file_lock
 
 # A value that cannot be read, a copy and a row of another day stay out whoever asks: the only rules that
 # may be released are those about bounds, so a new rule is closed until somebody thinks about it. A label
@@ -144,5 +143,5 @@ def values_of(row: Row) -> str:
 @contextmanager
 def _releasing(settings: Settings) -> Iterator[None]:
     """Read and replace without another release in between."""
-    with file_lock(settings.raw / ".releases.lock"):
+    with lake_of(settings).exclusively("releases"):
         yield

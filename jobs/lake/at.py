@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from datetime import date
 
 import pyarrow as pa
+from deltalake import DeltaTable
 
 from jobs.core import SluiceError
 from jobs.lake.store import Lake, Layer
@@ -33,6 +34,12 @@ class LakeAt(Lake):
 
     def path(self, table: Table) -> str:
         return self._lake.path(table)
+
+    def delta(self, table: Table, version: int | None = None) -> DeltaTable:
+        noted = self.version(table)
+        if version not in (None, noted):
+            raise SluiceError(f"table {table.name}: version {version} was asked for, {noted} is noted down")
+        return self._lake.delta(table, noted)
 
     def layers(self, table: Table, version: int) -> list[Layer]:
         return self._lake.layers(table, version)

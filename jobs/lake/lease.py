@@ -25,7 +25,7 @@ from uuid import uuid4
 from pydantic import ValidationError
 
 from jobs.core import SluiceError, StrictModel
-from jobs.lake.storage import check_environment
+from jobs.lake.storage import LeaseLost, check_environment
 from jobs.objects import ConditionNotMet, Found, ObjectNotThere, Objects
 from jobs.s3_address import s3_address
 
@@ -166,7 +166,7 @@ def require_held() -> None:
     """
     lost = [lease.name for lease in list(_HELD.values()) if not lease.is_held]
     if lost:
-        raise SluiceError(
+        raise LeaseLost(
             f"the lease of {lost[0]} ran out while it was held, because this process stood still or could "
             "not reach the S3 server; run the job again"
         )

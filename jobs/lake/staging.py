@@ -103,6 +103,11 @@ class StagedLake(Lake):
         below = Layer(self.production.path(table), self.production.version(table), scope)
         return [staged, below]
 
+    def check(self, table: Table) -> None:
+        """Refuse also what production could not take when it comes to the swap."""
+        self.production.check(table)
+        super().check(table)
+
     def replace(self, table: Table, rows: pa.Table, partition: date | str) -> int:
         self._require(table, str(partition))
         return self.staging.replace(table, rows, partition)

@@ -36,6 +36,10 @@ class WrittenMeanwhile(SluiceError):
     """Another writer's commit came first: nothing of this one is in the table."""
 
 
+class LeaseLost(SluiceError):
+    """A writer's place ran out while it was held."""
+
+
 def storage_options(address: str) -> dict[str, str] | None:
     """What delta-rs needs for this address; None for a folder.
 

@@ -22,7 +22,7 @@ from deltalake import CommitProperties, DeltaTable, write_deltalake
 from jobs.conf.settings import Settings
 from jobs.core import SluiceError
 from jobs.lake.evolve import evolve, new_columns
-from jobs.lake.storage import TableMissing, explained, open_table, spark_address, storage_options
+from jobs.lake.storage import LeaseLost, TableMissing, explained, open_table, spark_address, storage_options
 from jobs.lake.tables import Table
 from jobs.locks import file_lock
 from jobs.s3_address import is_s3
@@ -175,11 +175,16 @@ class Lake:
     def append(self, table: Table, rows: pa.Table) -> None:
         """Append rows in one commit: for logs, which have no re-run.
 
-        Nothing is read after the commit: an error there would make the caller write the rows again.
+        Nothing fails after the commit: an error there would make the caller write the rows again.
         """
-        rows = conform(table, rows)
-        with self.writing(table), self.explained(table):
-            write_deltalake(self.made(table), rows, mode="append")
+        rows, written = conform(table, rows), False
+        try:
+            with self.writing(table), self.explained(table):
+                write_deltalake(self.made(table), rows, mode="append")
+                written = True
+        except LeaseLost:
+            if not written:
+                raise
 
     @contextmanager
     def writing(self, table: Table) -> Iterator[None]:

@@ -14,7 +14,6 @@ from collections import Counter
 from datetime import date
 
 import pyarrow as pa
-from deltalake.exceptions import DeltaError
 
 from jobs.conf.policy import policy_of
 from jobs.conf.settings import Settings
@@ -54,9 +53,9 @@ def compact(lake: Lake, table: Table, value: str) -> Removed:
         SluiceError: the table cannot be read or written.
     """
     try:
-        with lake.writing(table):
+        with lake.explained(table), lake.writing(table):
             found = lake.delta(table).optimize.compact(partition_filters=[(table.partition, "=", value)])
-    except (DeltaError, OSError) as error:
+    except SluiceError as error:
         raise SluiceError(
             f"table {table.name}, {table.partition} {value}: could not be compacted ({error}); its rows are "
             "as before: look at the disk, then run compact_tables again"

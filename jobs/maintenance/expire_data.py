@@ -17,18 +17,21 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from datetime import date
+from operator import itemgetter
 from pathlib import Path
 
 import pyarrow.compute as pc
 
+from jobs.backfill.ledger import OPEN, states
 from jobs.conf.contract import contract_of
 from jobs.conf.policy import policy_of
 from jobs.conf.settings import Settings
 from jobs.core import Receipt, SluiceError, Stopwatch
+from jobs.ingest.landing import landing_alone
 from jobs.lake.pins import unpin
+from jobs.lake.staging import StagedLake
 from jobs.lake.store import Lake, lake_of
 from jobs.lake.tables import LANDED_FILES, PINS, PREDICTIONS, QUARANTINE, Table
-from jobs.locks import file_lock
 from jobs.maintenance.common import (
     MaintenanceParams,
     Removed,
@@ -63,15 +66,32 @@ def expire_rows(lake: Lake, table: Table, before: date, *, dry_run: bool) -> Rem
 
 
 def newest_objects(lake: Lake) -> set[str]:
-    """Paths of the landed versions that count: the newest of each feed and day."""
-    ledger = lake.read(LANDED_FILES, columns=["feed", "day", "sequence", "path"]).to_pylist()
-    newest = {(row["feed"], row["day"]): row["path"] for row in sorted(ledger, key=lambda r: r["sequence"])}
-    return set(newest.values())
+    """Paths of the landed versions that count: the newest of each feed and day.
+
+    Also those of ledgers that open backfills have staged, and of versions that a backfill has pinned: a swap
+    or taking it back brings them. A training needs what the ledger says, and no object.
+    """
+    columns = ["feed", "day", "sequence", "path"]
+    pins = [row for row in lake.read(PINS).to_pylist() if not row["name"].startswith(TRAINING_PIN)]
+    versions = {row["version"] for row in pins if row["table"] == LANDED_FILES.name}
+    ledgers = [lake.read(LANDED_FILES, columns=columns, version=each) for each in (None, *sorted(versions))]
+    ledgers += [
+        StagedLake(lake, entry.name).staging.read(LANDED_FILES, columns=columns)
+        for entry in states(lake)
+        if entry.state in OPEN
+    ]
+    found: set[str] = set()
+    for ledger in (rows.to_pylist() for rows in ledgers):
+        newest = {
+            (row["feed"], row["day"]): row["path"] for row in sorted(ledger, key=itemgetter("sequence"))
+        }
+        found.update(newest.values())
+    return found
 
 
 def expire_raw(settings: Settings, lake: Lake, before: date, *, dry_run: bool) -> Removed:
     """Remove old landed objects that no longer count, and what a killed landing left."""
-    with file_lock(settings.raw / ".ledger.lock"):
+    with landing_alone(settings):
         kept = newest_objects(lake)
         stale = [
             file

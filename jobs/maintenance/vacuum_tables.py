@@ -17,7 +17,6 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.fs as pa_fs
 from deltalake import DeltaTable
-from deltalake.exceptions import DeltaError
 
 from jobs.conf.policy import policy_of
 from jobs.conf.settings import Settings
@@ -104,15 +103,16 @@ def vacuum(lake: Lake, table: Table, keep: list[int], days: int, *, dry_run: boo
         SluiceError: a pinned version is not readable, or the store refuses.
     """
     try:
-        removed = present(lake, table, unneeded(lake.delta(table), keep, days, dry_run=True))
-        if dry_run:
-            return removed, 0
-        with lake.writing(table):
-            delta = keep_log(lake.delta(table), days)
-            if removed.files:
-                unneeded(delta, keep, days, dry_run=False)
-            return removed, cut_log(lake, table, keep)
-    except (DeltaError, OSError, pa.ArrowException) as error:
+        with lake.explained(table):
+            removed = present(lake, table, unneeded(lake.delta(table), keep, days, dry_run=True))
+            if dry_run:
+                return removed, 0
+            with lake.writing(table):
+                delta = keep_log(lake.delta(table), days)
+                if removed.files:
+                    unneeded(delta, keep, days, dry_run=False)
+                return removed, cut_log(lake, table, keep)
+    except (SluiceError, pa.ArrowException) as error:
         raise SluiceError(
             f"table {table.name}: not cleaned, pinned versions {keep or 'none'}: {error}; a pin whose "
             "version is not readable any more must go before the table can be cleaned"

@@ -43,7 +43,7 @@ class Sample(NamedTuple):
 
 
 class Sampler:
-    """Every so-manieth good row of the file's own day, and the newest instant of all of them."""
+    """Every so-manieth good row of the file's own day, and the newest instant of all good rows."""
 
     def __init__(self, day: date, rows: int) -> None:
         self._day = day
@@ -53,12 +53,12 @@ class Sampler:
 
     def add(self, good: pa.RecordBatch) -> None:
         """Take what is needed of some good rows."""
-        own = good.filter(pc.equal(good["day"], pa.scalar(self._day)))
-        if not len(own):
+        if not len(good):
             return
-        moments = own["event_time"].cast(pa.int64()).to_numpy()
-        newest = int(moments.max())
+        # late rows count: a file that has nothing else is an older day's, and not fresh
+        newest = int(pc.max(good["event_time"].cast(pa.int64())).as_py())
         self._newest = newest if self._newest is None else max(newest, self._newest)
+        own = good.filter(pc.equal(good["day"], pa.scalar(self._day)))
         self._parts.append(sample_of(own["amount_minor"], own["event_time"], self._every))
 
     def sample(self) -> Sample:
@@ -98,19 +98,26 @@ def spans(first: date, last: date, rows_per_day: int) -> Iterator[tuple[date, da
 
 
 def reference_of(lake: Lake, day: date, days: int, rows_per_day: int) -> tuple[Sample, int]:
-    """A sample of the published rows of the days before, and how many days have rows."""
+    """A sample of the published rows of the days before, and how many days' files have brought rows."""
     parts: list[Sample] = []
     found: set[date] = set()
-    columns = ["day", "amount_minor", "event_time"]
+    columns = ["day", "file_day", "amount_minor", "event_time"]
     for first, last in spans(day - timedelta(days=days), day - timedelta(days=1), rows_per_day):
         rows = lake.read(TRANSACTIONS, first=first, last=last, columns=columns)
         if not len(rows):
             continue
         present = rows["day"].unique().to_pylist()
-        found.update(present)
+        found.update(delivered_days(rows))
         every = max(1, math.ceil(len(rows) / len(present) / REFERENCE_ROWS))
         parts.append(sample_of(rows["amount_minor"], rows["event_time"], every))
     return joined(parts), len(found)
+
+
+def delivered_days(rows: pa.Table) -> list[date]:
+    """Days whose own file has brought rows: a few late ones are not the day. Needs day and file_day."""
+    own = rows.filter(pc.equal(rows["day"], rows["file_day"]))
+    days: list[date] = own["day"].unique().to_pylist()
+    return days
 
 
 def shift(reference: Floats, current: Floats, drift: Drift) -> float:

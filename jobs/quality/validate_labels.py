@@ -22,6 +22,7 @@ from jobs.lake.store import Lake, lake_of
 from jobs.lake.tables import TRANSACTIONS
 from jobs.quality.copies import Keys
 from jobs.quality.feeds import labels_feed
+from jobs.quality.figures import delivered_days
 from jobs.quality.suites import labels_rules, rules_of
 from jobs.quality.validate import Tally, validate_landed
 
@@ -49,10 +50,11 @@ def known_transactions(
 
 
 def days_are_whole(lake: Lake, day: date, maturity_days: int) -> bool:
-    """Whether every day is published that the chargebacks of a day are usually about."""
+    """Whether the file of every day is published that the chargebacks of a day are usually about."""
     first = day - timedelta(days=maturity_days + NEAR_DAYS)
-    wanted = {str(each) for each in days_between(first, day - timedelta(days=1))}
-    return wanted <= set(lake.partitions(TRANSACTIONS))
+    last = day - timedelta(days=1)
+    rows = lake.read(TRANSACTIONS, first=first, last=last, columns=["day", "file_day"])
+    return set(days_between(first, last)) <= set(delivered_days(rows))
 
 
 def unknown_figures(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date, timedelta
 from pathlib import Path
@@ -275,6 +276,60 @@ def test_a_swap_that_is_cut_off_between_tables_is_finished_or_taken_back(
     assert state(ingested, name) == ("reversed" if reverse else "swapped")
 
 
+def test_staging_again_that_fails_half_way_is_neither_done_nor_comparable(ingested: Settings) -> None:
+    corrected(ingested)
+    name = staged(ingested)
+    ingest_day(ingested, DAYS[1])  # production changes: everything is staged again
+    put_transactions(ingested, ["1,soon,,,"], DAYS[2])
+    with pytest.raises(SluiceError, match=str(DAYS[2])):
+        ask(ingested, "run", name=name, execute=True)
+    assert state(ingested, name) == "planned"
+    with pytest.raises(SluiceError, match="stage it with"):
+        ask(ingested, "validate", name=name, accept_differences=ACCEPTED)
+    corrected(ingested)
+    assert ask(ingested, "run", name=name, execute=True).facts["executed"] is True
+    assert state(ingested, name) == "staged"
+
+
+def test_a_swap_that_can_only_be_taken_back_says_how(
+    ingested: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    corrected(ingested)
+    name = staged(ingested)
+    ask(ingested, "validate", name=name, accept_differences=ACCEPTED)
+    real = swap.pin
+
+    def meanwhile(*arguments: object) -> None:
+        put_transactions(ingested, numbered(DAYS[1], 130), DAYS[1])
+        ingest_day(ingested, DAYS[1])  # after production was compared
+        real(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(swap, "pin", meanwhile)
+    with pytest.raises(GateClosed, match="swap --name .* --reverse --execute"):
+        ask(ingested, "swap", name=name, execute=True, accept_differences=ACCEPTED)
+    assert state(ingested, name) == "swapping"
+    ask(ingested, "swap", name=name, execute=True, reverse=True)
+    assert len(lake_of(ingested).read(TRANSACTIONS, first=DAYS[1], last=DAYS[1])) == 130
+
+
+def test_a_swap_into_tables_that_were_not_there_is_taken_back_when_its_log_was_cut(
+    ingested: Settings,
+) -> None:
+    shutil.rmtree(ingested.lake)
+    name = staged(ingested)
+    ask(ingested, "validate", name=name, accept_differences=ACCEPTED)
+    ask(ingested, "swap", name=name, execute=True, accept_differences=ACCEPTED)
+    lake = lake_of(ingested)
+    for item in RECIPES["fraud_ingest"].tables:
+        lake.replace(item.table, item.table.schema.empty_table(), item.partitions(*[DAYS[3]] * 2)[0])
+        lake.delta(item.table).create_checkpoint()
+        # as vacuum_tables does when they are old: nothing pins a version before the first
+        for entry in sorted((Path(lake.path(item.table)) / "_delta_log").glob("*.json"))[:-1]:
+            entry.unlink()
+    ask(ingested, "swap", name=name, execute=True, reverse=True)
+    assert [len(lake.read(item.table)) for item in RECIPES["fraud_ingest"].tables] == [0, 0, 0]
+
+
 def test_labels_are_rewritten_in_the_same_way(ingested: Settings) -> None:
     before = contents(ingested, "fraud_labels")
     name = staged(ingested, dag="fraud_labels")
@@ -341,3 +396,21 @@ def test_each_recipe_says_how_its_days_follow_one_another() -> None:
     paces = {dag: [step.pace for step in recipe.steps] for dag, recipe in RECIPES.items()}
     assert paces["fraud_ingest"] == [Pace.AT_ONCE, Pace.IN_ORDER, Pace.IN_ORDER, Pace.IN_ORDER]
     assert paces["fraud_features"] == [Pace.RANGE, Pace.RANGE]
+
+
+def test_giving_up_a_swap_that_was_cut_off_before_it_began_lets_go_of_its_pins(
+    ingested: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = staged(ingested)
+    ask(ingested, "validate", name=name)
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(swap, "record", killed)
+    with pytest.raises(KeyboardInterrupt):
+        ask(ingested, "swap", name=name, execute=True)
+    monkeypatch.undo()
+    assert pinned(lake_of(ingested)) != {}
+    ask(ingested, "abort", name=name, execute=True)
+    assert pinned(lake_of(ingested)) == {}

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import pyarrow as pa
@@ -18,7 +19,7 @@ import pytest
 
 from jobs.conf.settings import Settings, load_settings
 from jobs.core import SluiceError
-from jobs.lake import lease
+from jobs.lake import lease, store
 from jobs.lake.lease import Lease, leased, require_held
 from jobs.lake.storage import WrittenMeanwhile, spark_address, storage_options
 from jobs.lake.store import Lake, content_digest, lake_of
@@ -360,3 +361,26 @@ def test_the_settings_name_the_lake_and_no_credential(server: LakeServer, addres
     settings = load_settings(os.environ | {"SLUICE_LAKE_URI": address})
     assert lake_of(settings).address == address
     assert server.secret not in settings.model_dump_json()
+
+
+def test_rows_that_were_appended_are_not_refused_because_the_lease_ran_out_afterwards(
+    address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever hears of an error writes the rows again."""
+    stalled = _stalled(address, "another")
+    stalled._renewed = float("-inf")
+    real = store.write_deltalake
+
+    def stand_still(*arguments: Any, **options: Any) -> None:
+        real(*arguments, **options)
+        monkeypatch.setitem(lease._HELD, stalled.token, stalled)
+
+    lake = Lake(address)
+    lake.append(MERGED_LABELS, merged(DAY, 1))
+    with monkeypatch.context() as once:
+        once.setattr(store, "write_deltalake", stand_still)
+        lake.append(MERGED_LABELS, merged(DAY, 2))
+    with pytest.raises(SluiceError, match="ran out while it was held"):
+        lake.append(MERGED_LABELS, merged(DAY, 3))  # nothing is written
+    monkeypatch.delitem(lease._HELD, stalled.token)
+    assert sorted(lake.read(MERGED_LABELS)["rows"].to_pylist()) == [1, 2]

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
+from deltalake import DeltaTable
+from deltalake.exceptions import DeltaError
+from deltalake.table import TableOptimizer
 from mlflow import MlflowClient
 
 from jobs.conf.policy import load_policy, policy_of
 from jobs.conf.settings import Settings
 from jobs.core import Receipt, SluiceError, midnight
 from jobs.lake.pins import pin, pinned, unpin
+from jobs.lake.staging import StagedLake
 from jobs.lake.store import content_digest, lake_of
 from jobs.lake.tables import LANDED_FILES, MERGED_LABELS, PINS, PREDICTIONS, QUARANTINE, Table
+from tests.backfill_support import planned
 from tests.data_support import DAY, good_rows, put_transactions, run_named
 
 LONG_AGO = DAY - timedelta(days=1000)
@@ -330,3 +336,61 @@ def deadline(home: Settings, day: date) -> datetime:
 
     hours = contract_of(home).transactions.due_hours + policy_of(home).quality.freshness_alert_hours
     return midnight(day + timedelta(days=1)) + timedelta(hours=hours)
+
+
+def test_an_object_that_counts_again_once_a_swap_is_taken_back_stays(home: Settings, retain: Retain) -> None:
+    retain(raw_days=10)
+    put_transactions(home, good_rows(5))
+    first = home.raw / run_named("land_transactions", home).facts["path"]
+    pin(lake_of(home), "backfill.a", {LANDED_FILES.name: lake_of(home).version(LANDED_FILES)})
+    put_transactions(home, good_rows(6))
+    run_named("land_transactions", home)
+    age(home.raw, DAY)
+    later = DAY + timedelta(days=20)
+    assert maintain("expire_data", home, later).facts["raw"] == {}
+    unpin(lake_of(home), "backfill.a")
+    assert maintain("expire_data", home, later).facts["raw"]["files"] == 1
+    assert not first.exists()
+
+
+def test_an_object_that_an_open_backfill_has_landed_stays(home: Settings, retain: Retain) -> None:
+    retain(raw_days=10)
+    for rows in (5, 6):
+        put_transactions(home, good_rows(rows))
+        run_named("land_transactions", home)
+    age(home.raw, DAY)
+    name = planned(home, first=DAY, last=DAY)
+    staged = StagedLake(lake_of(home), name)
+    staged.take_over(LANDED_FILES, str(DAY), str(DAY), lake_of(home).read(LANDED_FILES))
+    put_transactions(home, good_rows(5))
+    beside = home.model_copy(update={"staging": name})
+    path = home.raw / run_named("land_transactions", beside).facts["path"]
+    maintain("expire_data", home, DAY + timedelta(days=20))
+    assert path.exists()
+
+
+def test_raw_objects_expire_only_while_nothing_is_landed(home: Settings, retain: Retain) -> None:
+    retain(raw_days=10)
+    put_transactions(home, good_rows(5))
+    run_named("land_transactions", home)
+    with ThreadPoolExecutor(1) as pool, lake_of(home).exclusively("landing"):
+        cleaning = pool.submit(maintain, "expire_data", home, DAY + timedelta(days=20))
+        with pytest.raises(TimeoutError):
+            cleaning.result(timeout=1.0)
+
+
+@pytest.mark.parametrize("job", ["compact_tables", "vacuum_tables"])
+def test_what_a_store_answers_is_not_repeated(
+    home: Settings, job: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log_predictions(home, 10)
+    answer = "403 Forbidden\n<?xml version='1.0'?><AWSAccessKeyId>AKIA</AWSAccessKeyId>"
+
+    def refused(*_: object, **__: object) -> None:
+        raise DeltaError(answer)
+
+    monkeypatch.setattr(TableOptimizer, "compact", refused)
+    monkeypatch.setattr(DeltaTable, "vacuum", refused)
+    with pytest.raises(SluiceError, match="403 Forbidden") as caught:
+        maintain(job, home)
+    assert "AKIA" not in str(caught.value)

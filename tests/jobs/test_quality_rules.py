@@ -235,6 +235,16 @@ def test_most_chargebacks_unknown_while_a_day_is_missing_alerts_only(home: Setti
     assert label_day(home, NEXT)["validate_labels"].facts["unknown"] == ["judged_unknown_share"]
 
 
+def test_late_rows_of_a_day_that_is_missing_do_not_make_it_whole(home: Settings) -> None:
+    transactions_of_other_days(home, days=12, amount=1250)
+    empty = TRANSACTIONS.schema.empty_table()
+    lake_of(home).replace(TRANSACTIONS, empty, EVE)  # the day that the chargebacks are about
+    late_file(home, good_row(6_000, EVE))
+    ingest_day(home)
+    put_labels(home, [f"{900_000 + n},{NEXT}T09:00:00Z,1" for n in range(LABELS)], NEXT)
+    assert label_day(home, NEXT)["validate_labels"].facts["unknown"] == ["judged_unknown_share"]
+
+
 def test_the_evidence_names_the_contract_it_was_judged_by(home: Settings) -> None:
     put_transactions(home, good_rows(MANY))
     run_named("land_transactions", home)
@@ -297,3 +307,20 @@ def test_a_late_row_that_its_own_days_file_has_brought_is_a_duplicate(home: Sett
     late_file(home, good_row(5_000, EVE))
     receipts = ingest_day(home)
     assert receipts["validate_transactions"].facts["broken_by_rule"] == {"duplicate": 1}
+
+
+def test_a_file_with_nothing_but_late_rows_is_not_fresh(home: Settings) -> None:
+    put_transactions(home, good_rows(MANY, EVE))  # the day before, sent under the day's name
+    says(home, "transactions", DAY, "freshness", closes=True)
+
+
+def test_days_that_only_late_rows_are_about_are_no_history(home: Settings) -> None:
+    for age in (3, 4, 5, 6):
+        day = DAY - timedelta(days=age)
+        late = [good_row(100_000 * age + back, day - timedelta(days=back)) for back in (1, 2, 3)]
+        put_transactions(home, [*(good_row(10_000 * age + n, day) for n in range(MANY)), *late], day)
+        ingest_day(home, day)
+    put_transactions(home, good_rows(MANY))
+    run_named("land_transactions", home)
+    facts = run_named("validate_transactions", home).facts
+    assert facts["unknown"] == ["amount_minor_psi", "hour_psi", "known_volume_share"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 
@@ -88,6 +89,14 @@ def test_without_yes_a_release_says_what_it_would_do_and_writes_nothing(
     assert vouch() == 0
     assert "Nothing was written" in capsys.readouterr().out
     assert lake_of(ingested).version(QUARANTINE_RELEASES) == -1
+
+
+def test_one_release_at_a_time_is_written_also_from_two_machines(ingested: Settings) -> None:
+    place = lake_of(ingested).exclusively("releases")  # on S3 a lease, not a file of one machine
+    with ThreadPoolExecutor(1) as pool, place:
+        releasing = pool.submit(release, ingested, "transactions", DAY, {TOO_MUCH_ROW}, "Ada", "asked")
+        with pytest.raises(TimeoutError):
+            releasing.result(timeout=1.0)
 
 
 def test_a_released_row_is_published_when_the_day_runs_again_and_nothing_is_lost(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import date, timedelta
 
 import pyarrow as pa
@@ -9,6 +10,7 @@ import pytest
 
 from jobs.conf.settings import Settings
 from jobs.core import SluiceError
+from jobs.lake.at import LakeAt, versions_of
 from jobs.lake.ranges import commits_after, read_range, replace_range
 from jobs.lake.staging import StagedLake
 from jobs.lake.store import lake_of
@@ -101,3 +103,25 @@ def test_rows_outside_of_the_range_are_refused_and_nothing_is_written(home: Sett
     with pytest.raises(Exception, match="validation check"):
         replace_range(lake, MERGED_LABELS, rows(DAYS[4]), str(DAYS[0]), str(DAYS[1]))
     assert lake.read(MERGED_LABELS).num_rows == 1
+
+
+def test_a_declaration_that_production_cannot_take_is_refused_before_anything_is_staged(
+    home: Settings,
+) -> None:
+    production = lake_of(home)
+    production.replace(MERGED_LABELS, rows(FIRST), FIRST)
+    other = pa.schema([*(f for f in MERGED_LABELS.schema if f.name != "rows"), pa.field("rows", pa.string())])
+    changed = replace(MERGED_LABELS, schema=other)
+    lake = StagedLake(production, "mine")
+    lake.take_over(changed, str(FIRST), str(FIRST), other.empty_table())
+    with pytest.raises(SluiceError, match="column rows is long and cannot become string"):
+        lake.check(changed)
+
+
+def test_a_lake_at_a_version_opens_its_tables_at_it(home: Settings) -> None:
+    lake = lake_of(home)
+    lake.replace(MERGED_LABELS, rows(FIRST), FIRST)
+    noted = versions_of(lake, [MERGED_LABELS])
+    lake.replace(MERGED_LABELS, rows(FIRST, count=9), FIRST)
+    then = LakeAt(lake, noted)
+    assert then.delta(MERGED_LABELS).to_pyarrow_table()["rows"].to_pylist() == [1]
