@@ -151,7 +151,8 @@ def read_values(text: pd.Series[Any], kind: str) -> pd.Series[Any]:
         return text.astype("string")
     if kind == "decimal":
         fits = text.str.fullmatch(DECIMAL, na=False).astype(bool)
-        return text.where(fits).map(float, na_action="ignore").astype("Float64")
+        # \s knows separators (0x1c to 0x1f) that float and int refuse, strip knows them too
+        return text.where(fits).str.strip().map(float, na_action="ignore").astype("Float64")
     if kind == "timestamp":
         fits = text.str.fullmatch(TIMESTAMP, na=False).astype(bool)
         cleaned = text.where(fits).str.strip()
@@ -162,7 +163,7 @@ def read_values(text: pd.Series[Any], kind: str) -> pd.Series[Any]:
     if kind == "integer":
         fits = text.str.fullmatch(INTEGER, na=False).astype(bool)
         # not through map: with a null beside them large numbers would go through a float
-        numbers = [int(value) if fit else None for value, fit in zip(text, fits, strict=True)]
+        numbers = [int(value.strip()) if fit else None for value, fit in zip(text, fits, strict=True)]
         return pd.Series(pd.array(numbers, dtype="Int64"), index=text.index)
     parts = text.astype("string").str.extract(MONEY)
     whole = parts["whole"].astype("Int64")

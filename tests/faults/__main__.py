@@ -5,11 +5,13 @@ Exit code 1 where anything was lost, invented, half written, or ended in a trace
 
 from __future__ import annotations
 
+import math
 import os
 import random
 import sys
 import tempfile
 from collections import Counter
+from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -23,41 +25,44 @@ from tests.benchmarks.__main__ import Case, publish
 from tests.data_support import run_named
 from tests.faults.children import DONE, start
 from tests.faults.disks import can_mount, on_full_disk, on_limited_files, small_disk
-from tests.faults.fuzz import Tally, fuzz, parquet_file, read_tally
-from tests.faults.kills import CHAIN, Kill, kill, prepare
+from tests.faults.fuzz import Tally, fuzz, fuzz_rows, parquet_file, read_tally
+from tests.faults.kills import STAGES, Kill, kill, prepare
 
 TRUNCATED = 2_000
 OPEN_SHARE = 0.4  # of the kills must fall while a write is open: 20 of 50
 BYTES_LEFT = (0, 4_096, 16_384, 65_536)
 FILE_LIMITS = (0, 600, 20_000)
-PER_CALL = 50  # files
+CHAIN_SHARE = 50  # of the damaged files one in so many goes through the whole chain
+PER_CALL = {fuzz: 50, fuzz_rows: 500}  # files
 console = Console()
 
 
 def killed(folder: Path, count: int) -> list[Kill]:
-    """So many kills of every stage."""
+    """So many kills, as many of every stage."""
     found = []
+    each = math.ceil(count / len(STAGES))
     with Progress(console=console) as progress:
-        task = progress.add_task("killing", total=count * len(CHAIN))
+        task = progress.add_task("killing", total=each * len(STAGES))
         for stage, ready in prepare(folder):
             chance = random.Random(stage)
-            for _ in range(count):
+            for _ in range(each):
                 found.append(kill(stage, ready, chance))
                 progress.update(task, advance=1, description=f"killing {stage}")
     return found
 
 
-def fuzzed(folder: Path, count: int) -> Tally:
+def fuzzed(folder: Path, work: Callable[..., str], first: int, count: int) -> Tally:
     """The tally of so many damaged CSV files, on all cores."""
     settings = load_settings({"SLUICE_HOME": str(folder / "home")})
-    tally, cores = Tally(), os.cpu_count() or 1
-    starts = range(0, count, PER_CALL)
+    tally, cores, size = Tally(), os.cpu_count() or 1, PER_CALL[work]
+    starts = range(first, first + count, size)
+    place = (str(folder),) if work is fuzz else ()
     with Progress(console=console) as progress:
         task = progress.add_task("damaging files", total=count)
-        for first in range(0, len(starts), cores):
+        for number in range(0, len(starts), cores):
             calls = [
-                start(fuzz, str(folder), begin, min(PER_CALL, count - begin), settings=settings)
-                for begin in starts[first : first + cores]
+                start(work, *place, begin, min(size, first + count - begin), settings=settings)
+                for begin in starts[number : number + cores]
             ]
             for call in calls:
                 answer = call.wait()
@@ -105,21 +110,20 @@ def filled(folder: Path) -> tuple[int, list[str]]:
 def kill_cases(kills: list[Kill]) -> list[Case]:
     """One case for each stage, and the share of kills that met an open write."""
     cases = []
-    for stage in CHAIN:
+    for stage in STAGES:
         mine = [each for each in kills if each.stage == stage]
-        bad = sum(bool(each.problems) for each in mine)
-        cases.append(none(f"{stage}: of {len(mine)} kills, those that left something wrong", bad))
-    hit = sum(each.was_open for each in kills)
-    cases.append(
-        Case("kills", len(kills), None, "kills", "", bool(kills)),
-    )
+        bad, hit = sum(bool(each.problems) for each in mine), sum(each.was_open for each in mine)
+        cases.append(
+            none(f"{stage}: of {len(mine)} kills, {hit} in an open write, left something wrong", bad)
+        )
+    hit, late = (sum(getattr(each, name) for each in kills) for name in ("was_open", "too_late"))
     goal = f">= {OPEN_SHARE:.0%} of the kills"
-    cases.append(
-        Case("kills while a write was open", hit, None, "kills", goal, hit >= OPEN_SHARE * len(kills))
-    )
-    late = sum(each.too_late for each in kills)
-    cases.append(Case("kills that came after the stage had ended", late, None, "kills", "", True))
-    return cases
+    return [
+        *cases,
+        Case("kills", len(kills), None, "kills", "", bool(kills)),
+        Case("kills while a write was open", hit, None, "kills", goal, hit >= OPEN_SHARE * len(kills)),
+        Case("kills that came after the stage had ended", late, None, "kills", "", True),
+    ]
 
 
 def none(case: str, count: int) -> Case:
@@ -127,16 +131,16 @@ def none(case: str, count: int) -> Case:
     return Case(case, count, None, "", "0", count == 0)
 
 
-def fuzz_cases(tally: Tally) -> list[Case]:
-    """The account of the damaged files."""
+def fuzz_cases(tally: Tally, way: str, good: str, bad: str) -> list[Case]:
+    """The account of the damaged files that went this way."""
     lost = tally.rows - tally.published - tally.quarantined
     counted = Counter("traceback" if "Traceback" in text else "account" for text in tally.problems)
     return [
-        Case("damaged CSV files", tally.files, None, "files", "", True),
+        Case(f"damaged CSV files {way}", tally.files, None, "files", "", True),
         Case("refused with a sentence", tally.rejected, None, "files", "", True),
         Case("rows of the others", tally.rows, None, "rows", "", True),
-        Case("of these published", tally.published, None, "rows", "", True),
-        Case("of these quarantined", tally.quarantined, None, "rows", "", True),
+        Case(f"of these {good}", tally.published, None, "rows", "", True),
+        Case(f"of these {bad}", tally.quarantined, None, "rows", "", True),
         none("rows lost or invented", abs(lost)),
         none("files whose rows do not add up", counted["account"]),
         none("tracebacks", counted["traceback"]),
@@ -144,22 +148,25 @@ def fuzz_cases(tally: Tally) -> list[Case]:
 
 
 def main(kills: int, files: int) -> int:
+    through = math.ceil(files / CHAIN_SHARE)
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
         done = killed(home / "kills", kills)
-        tally = fuzzed(home / "fuzz", files)
+        chain = fuzzed(home / "fuzz", fuzz, 0, through)
+        rows = fuzzed(home / "fuzz", fuzz_rows, through, files - through)
         cut = truncated(home / "truncated")
         tries, full = filled(home / "full")
     cases: list[Case] = [
         *kill_cases(done),
-        *fuzz_cases(tally),
+        *fuzz_cases(chain, "through the whole chain", "published", "quarantined"),
+        *fuzz_cases(rows, "read and judged row by row", "good", "bad"),
         none(f"truncated Parquet files of {TRUNCATED} that were not refused with a sentence", len(cut)),
         none(f"of {tries} runs on a full disk, those that left something wrong", len(full)),
     ]
     publish("faults", cases)
     problems: list[Any] = [
         *(f"{each.stage}: {problem}" for each in done for problem in each.problems),
-        *tally.problems, *cut, *full,
+        *chain.problems, *rows.problems, *cut, *full,
     ]  # fmt: skip
     for problem in problems:
         console.print(problem, style="red", highlight=False)

@@ -20,10 +20,12 @@ from jobs.registry import JOBS
 # what the stages of tests/faults run; the server imports them all
 STAGES = (
     "land_transactions", "validate_transactions", "quarantine_transactions", "publish_transactions",
-    "land_labels", "validate_labels", "merge_labels",
+    "land_labels", "validate_labels", "merge_labels", "plan_backfill", "run_backfill", "validate_backfill",
+    "swap_backfill",
 )  # fmt: skip
 SERVER = get_context("forkserver")
-SERVER.set_forkserver_preload([*(JOBS[stage] for stage in STAGES), "tests.faults.fuzz"])
+# a child imports its parent's main module again, which is pytest's in the tests
+SERVER.set_forkserver_preload([*(JOBS[stage] for stage in STAGES), "tests.faults.fuzz", "pytest"])
 
 DONE, REFUSED, TRACEBACK = "done", "refused", "traceback"
 
@@ -70,7 +72,7 @@ def start(work: Callable[..., str], *arguments: Any, settings: Settings) -> Call
     return Call(process, ours)
 
 
-def start_job(name: str, settings: Settings, **arguments: str) -> Call:
+def start_job(name: str, settings: Settings, arguments: dict[str, str]) -> Call:
     """Fork a child that runs a job as the command line does."""
     return start(run_as_typed, name, arguments, settings=settings)
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from jobs.conf.settings import Settings
 from tests.faults.children import DONE, REFUSED, Answer, run_as_typed, start
-from tests.faults.kills import CHAIN, Prepared, restore
+from tests.faults.kills import STAGES, Prepared, neither_nor, restore
 from tests.faults.state import contents
 
 NO_ROOT = "mounting a tmpfs needs root"
@@ -55,7 +55,7 @@ def run_limited(name: str, arguments: dict[str, str], limit: int) -> str:
 def on_limited_files(stage: str, ready: Prepared, limit: int) -> list[str]:
     """Problems of a stage whose files may not grow beyond a limit, and then may."""
     restore(ready.base, ready.settings.home)
-    answer = start(run_limited, stage, _day(stage), limit, settings=ready.settings).wait()
+    answer = start(run_limited, *_call(stage), limit, settings=ready.settings).wait()
     return judge(stage, ready, ready.settings, answer)
 
 
@@ -65,7 +65,7 @@ def on_full_disk(stage: str, ready: Prepared, disk: Path, left: int) -> list[str
     shutil.rmtree(settings.home, ignore_errors=True)
     shutil.copytree(ready.base, settings.home)
     filler = fill(disk, left)
-    answer = start(run_as_typed, stage, _day(stage), settings=settings).wait()
+    answer = start(run_as_typed, *_call(stage), settings=settings).wait()
     filler.unlink()
     return judge(stage, ready, settings, answer)
 
@@ -78,15 +78,10 @@ def judge(stage: str, ready: Prepared, settings: Settings, answer: Answer) -> li
     if answer.outcome == REFUSED and "is full" not in answer.text:
         problems.append(f"the sentence does not name the disk: {answer.text}")
     found = contents(settings)
-    names = sorted(ready.before.keys() | ready.after.keys())
-    problems += [
-        f"{name} is neither the old version nor the new one"
-        for name in names
-        if found.get(name) not in (ready.before.get(name), ready.after.get(name))
-    ]
+    problems += neither_nor(found, ready)
     if answer.outcome == DONE and found != ready.after:
         problems.append("the run succeeded and left something else than on a disk with room")
-    again = start(run_as_typed, stage, _day(stage), settings=settings).wait()
+    again = start(run_as_typed, *_call(stage), settings=settings).wait()
     if again.outcome != DONE:
         problems.append(f"with room again: {again.text}")
     elif contents(settings) != ready.after:
@@ -94,5 +89,5 @@ def judge(stage: str, ready: Prepared, settings: Settings, answer: Answer) -> li
     return problems
 
 
-def _day(stage: str) -> dict[str, str]:
-    return {"day": str(CHAIN[stage])}
+def _call(stage: str) -> tuple[str, dict[str, str]]:
+    return STAGES[stage].job, STAGES[stage].arguments

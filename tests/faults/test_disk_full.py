@@ -18,7 +18,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, list[
     """Problems of each stage, by the kind of the full disk."""
     folder = tmp_path_factory.mktemp("full")
     problems: dict[str, dict[str, list[str]]] = {}
-    for stage, ready in prepare(folder):
+    for stage, ready in prepare(folder, tuple(CHAIN)):  # `make faults` fills it for a backfill, too
         limited = [problem for limit in LIMITS for problem in on_limited_files(stage, ready, limit)]
         problems[stage] = {"limit": limited}
         if can_mount():

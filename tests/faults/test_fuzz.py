@@ -13,9 +13,10 @@ from jobs.lake.store import lake_of
 from jobs.lake.tables import LANDED_FILES
 from tests.data_support import DAY, HEADER, good_rows, run_named
 from tests.faults.children import DONE, start
-from tests.faults.fuzz import Tally, csv_file, fuzz, parquet_file, read_tally, rows_in
+from tests.faults.fuzz import Tally, csv_file, fuzz, fuzz_rows, parquet_file, read_tally, rows_in
 
-FILES = 40  # `make faults` takes 10,000
+FILES = 30  # through the whole chain
+READ_FILES = 300  # `make faults` takes 10,000
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +31,13 @@ def tally(tmp_path_factory: pytest.TempPathFactory) -> Tally:
 def test_no_damaged_file_gives_a_traceback_or_loses_or_invents_a_row(tally: Tally) -> None:
     assert tally.problems == ()
     assert tally.rows == tally.published + tally.quarantined
+
+
+def test_each_row_of_a_damaged_file_is_judged_once() -> None:
+    found = read_tally(fuzz_rows(FILES, READ_FILES))
+    assert found.problems == ()
+    assert found.rows == found.published + found.quarantined
+    assert min(found.rejected, found.published, found.quarantined) > 0
 
 
 def test_the_damage_is_neither_too_light_nor_too_heavy_to_show_anything(tally: Tally) -> None:

@@ -130,6 +130,12 @@ def test_all_rows_at_once_and_one_by_one_give_the_same_values(
     same()
 
 
+@pytest.mark.parametrize("space", [" ", "\t", "\x1c", "\x1e", "\u2003"])
+@pytest.mark.parametrize(("kind", "value"), [("integer", 7), ("money", 700), ("decimal", 7.0)])
+def test_a_number_is_read_whatever_white_space_stands_around_it(space: str, kind: str, value: float) -> None:
+    assert read_values(pd.Series([f"{space}7{space}"], dtype=object), kind)[0] == value
+
+
 CONTRACT, QUALITY = load_contract("simulated"), load_policy().quality
 SUITES: dict[str, tuple[Rule, ...]] = {
     "transactions": (*rules_of(transactions_feed(CONTRACT), QUALITY), *transactions_rules(QUALITY, 6)),
