@@ -134,6 +134,20 @@ class Objects:
         age = (parsedate_to_datetime(now).astimezone(UTC) - written).total_seconds() if now else 0.0
         return Found(data, str(answer["ETag"]), written, age)
 
+    def stream(self, name: str, size: int) -> tuple[Iterator[bytes], datetime]:
+        """An object in pieces of this size, and when it was written.
+
+        Raises:
+            ObjectNotThere: there is none of that name.
+        """
+        with self._explained(name):
+            answer = s3_client().get_object(Bucket=self.address.bucket, Key=self.address.key(name))
+        return self._pieces(name, answer["Body"], size), answer["LastModified"].astimezone(UTC)
+
+    def _pieces(self, name: str, body: Any, size: int) -> Iterator[bytes]:
+        with self._explained(name):
+            yield from body.iter_chunks(size)
+
     def write(self, name: str, data: bytes) -> None:
         """Put an object there, whatever was there before."""
         self._put(name, data)

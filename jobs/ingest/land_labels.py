@@ -19,8 +19,8 @@ from jobs.conf.contract import Contract, contract_of
 from jobs.conf.settings import Settings
 from jobs.core import DayParams, Receipt, SluiceError, Stopwatch
 from jobs.ingest.land_transactions import landing_receipt
-from jobs.ingest.landing import allowed_address, land
-from jobs.ingest.sources import FileNotThere, Source, days_there, open_source, read_day
+from jobs.ingest.landing import allowed_address, arriving, land
+from jobs.ingest.sources import FileNotThere, Source, days_there, fetch_day, open_source, read_day
 from jobs.quality.chunks import count_rows
 from jobs.quality.feeds import LABELS_FEED
 from jobs.quality.parse import read_text
@@ -79,13 +79,18 @@ def run(params: Params, settings: Settings) -> Receipt:
     arrived_at: datetime | None
     if feed.origin == "transactions":
         address = allowed_address(settings, params.source_uri, settings.source_uri, "SLUICE_SOURCE_URI")
-        source, kind = open_source(address), "csv"
-        data, arrived_at, remark = derive_feed(contract, source, params.day)
+        kind = "csv"
     else:
         address = allowed_address(settings, params.source_uri, settings.labels_uri, "SLUICE_LABELS_URI")
-        source, kind = open_source(address), feed.format
-        data, arrived_at = read_day(source, feed.file, params.day)
-    rows = count_rows(data, kind, f"{source.address}, {params.day}")
-    landing = land(settings, LABELS_FEED, params.day, source.address, data, kind, rows, arrived_at)
+        kind = feed.format
+    source = open_source(address)
+    with arriving(settings) as file:
+        if feed.origin == "transactions":
+            data, arrived_at, remark = derive_feed(contract, source, params.day)
+            file.write_bytes(data)
+        else:
+            arrived_at = fetch_day(source, feed.file, params.day, file)
+        rows = count_rows(file, kind, f"{source.address}, {params.day}")
+        landing = land(settings, LABELS_FEED, params.day, source.address, file, kind, rows, arrived_at)
     receipt = landing_receipt("land_labels", "raw_labels", landing, watch)
     return receipt.model_copy(update={"facts": {**receipt.facts, "remark": remark}})

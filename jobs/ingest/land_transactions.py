@@ -13,8 +13,8 @@ from pydantic import Field
 from jobs.conf.contract import contract_of
 from jobs.conf.settings import Settings
 from jobs.core import DayParams, Receipt, Stopwatch
-from jobs.ingest.landing import Landing, allowed_address, land
-from jobs.ingest.sources import open_source, read_day
+from jobs.ingest.landing import Landing, allowed_address, arriving, land
+from jobs.ingest.sources import fetch_day, open_source
 from jobs.quality.chunks import count_rows
 from jobs.quality.feeds import TRANSACTIONS_FEED
 
@@ -34,11 +34,12 @@ def run(params: Params, settings: Settings) -> Receipt:
     feed = contract_of(settings).transactions
     address = allowed_address(settings, params.source_uri, settings.source_uri, "SLUICE_SOURCE_URI")
     source = open_source(address)
-    file = read_day(source, feed.file, params.day)
-    rows = count_rows(file.data, feed.format, f"{source.address}, {params.day}")
-    landing = land(
-        settings, TRANSACTIONS_FEED, params.day, source.address, file.data, feed.format, rows, file.modified
-    )
+    with arriving(settings) as file:
+        modified = fetch_day(source, feed.file, params.day, file)
+        rows = count_rows(file, feed.format, f"{source.address}, {params.day}")
+        landing = land(
+            settings, TRANSACTIONS_FEED, params.day, source.address, file, feed.format, rows, modified
+        )
     return landing_receipt("land_transactions", "raw_transactions", landing, watch)
 
 

@@ -1,6 +1,7 @@
 """The raw layer: objects as they came, never changed, and the ledger of what was landed.
 
-In: a file's bytes. Out: `raw/<feed>/<day>/<first 16 of its SHA-256>.<ext>` and a row of `landed_files`.
+In: a file that has arrived in the raw folder. Out: `raw/<feed>/<day>/<first 16 of its SHA-256>.<ext>` and a
+row of `landed_files`.
 A file that was already the newest changes nothing; another file becomes the next version (sequence) beside
 the old one, and validation reads the newest.
 Errors: SluiceError where nothing was landed, or the raw object is no longer what the ledger says.
@@ -9,6 +10,8 @@ Errors: SluiceError where nothing was landed, or the raw object is no longer wha
 from __future__ import annotations
 
 import hashlib
+import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import date, datetime
@@ -19,11 +22,11 @@ from pydantic import Field
 
 from jobs.conf.settings import Settings
 from jobs.core import SluiceError, StrictModel
-from jobs.ingest.files import write_atomic
 from jobs.lake.store import lake_of
 from jobs.lake.tables import LANDED_FILES
 
 NAME_DIGITS = 16
+ARRIVING = ".arriving."
 
 
 class Landed(StrictModel):
@@ -72,24 +75,38 @@ def allowed_address(settings: Settings, asked: str, default: str, variable: str)
     return asked
 
 
+@contextmanager
+def arriving(settings: Settings) -> Iterator[Path]:
+    """A place for a file that is to be landed; what was not landed by the end is removed."""
+    settings.raw.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=settings.raw, prefix=ARRIVING)
+    os.close(handle)
+    try:
+        yield Path(name)
+    finally:
+        Path(name).unlink(missing_ok=True)
+
+
 def land(
     settings: Settings,
     feed: str,
     day: date,
     address: str,
-    data: bytes,
+    file: Path,
     extension: str,
     rows: int,
     arrived_at: datetime | None,
 ) -> Landing:
-    """Keep a file unchanged and note it in the ledger."""
-    digest = hashlib.sha256(data).hexdigest()
+    """Move a file that has arrived to its place and note it in the ledger."""
+    digest, size = _digest(file), file.stat().st_size
     path = f"{feed}/{day}/{digest[:NAME_DIGITS]}.{extension}"
     lake = lake_of(settings)
     # object and ledger together: what the ledger does not name may be cleaned away
     with landing_alone(settings):
         if not (settings.raw / path).exists():
-            write_atomic(settings.raw / path, data)
+            (settings.raw / path).parent.mkdir(parents=True, exist_ok=True)
+            file.chmod(0o644)
+            file.replace(settings.raw / path)
         known = lake.read(LANDED_FILES, first=day, last=day)
         versions = _versions(known, feed)
         if versions and versions[-1].digest == digest:
@@ -102,7 +119,7 @@ def land(
             address=address,
             path=path,
             digest=digest,
-            size_bytes=len(data),
+            size_bytes=size,
             rows=rows,
             arrived_at=arrived_at,
         )
@@ -132,8 +149,7 @@ def landed_object(settings: Settings, landed: Landed) -> Path:
     """
     path = settings.raw / landed.path
     try:
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        digest = _digest(path)
     except FileNotFoundError:
         raise SluiceError(
             f"{path}: the landed object is gone; run land_{landed.feed} for {landed.day} again"
@@ -153,6 +169,11 @@ def landed_rows(settings: Settings, feed: str, days: list[date]) -> list[int]:
     table = lake_of(settings).read(LANDED_FILES, first=min(days), last=max(days))
     latest: dict[date, Landed] = {landed.day: landed for landed in _versions(table, feed)}
     return [latest[day].rows for day in days if day in latest]
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _versions(table: pa.Table, feed: str) -> list[Landed]:

@@ -56,7 +56,7 @@ def run(params: Params, settings: Settings) -> Receipt:
     """Replace what the day's file brought."""
     watch = Stopwatch()
     validation, parsed, landed = read_evidence(settings, TRANSACTIONS_FEED, params.day)
-    quarantined = len(parsed.bad())
+    quarantined = parsed.bad_rows()
     check_account(validation, landed, parsed.rows - quarantined, quarantined)
     contract, lake = contract_of(settings), lake_of(settings)
     table, late_days = transactions_table(contract), contract.transactions.late_days

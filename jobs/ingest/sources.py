@@ -1,9 +1,9 @@
 """Where files come from and go to: a directory, or a bucket and prefix on S3.
 
-In: an address (`/path`, `file:///path`, `s3://bucket/prefix`) and file names. Out: bytes, with the instant at
-which they were last modified as the source says it. S3 is reached through boto3 with what the environment
-says (`AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`, `AWS_ENDPOINT_URL`, `AWS_REGION`); credentials never
-appear in an address, an error or a log.
+In: an address (`/path`, `file:///path`, `s3://bucket/prefix`) and file names. Out: bytes, whole or in pieces,
+with the instant at which they were last modified as the source says it. S3 is reached through boto3 with what
+the environment says (`AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`, `AWS_ENDPOINT_URL`, `AWS_REGION`);
+credentials never appear in an address, an error or a log.
 Errors: SluiceError for each thing that can be wrong with an address.
 """
 
@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import BinaryIO, NamedTuple, Protocol, TypeVar
 
 from jobs.core import SluiceError
 from jobs.ingest.files import write_atomic
@@ -22,6 +24,8 @@ from jobs.s3_address import S3Address, s3_address
 
 FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+PIECE_BYTES = 4 << 20
+T = TypeVar("T")
 
 
 class FileNotThere(SluiceError):
@@ -35,6 +39,13 @@ class SourceFile(NamedTuple):
     modified: datetime  # UTC; the source's own word, no clock of ours
 
 
+class SourceStream(NamedTuple):
+    """A file as it comes, for those that are too large to hold."""
+
+    pieces: Iterator[bytes]
+    modified: datetime
+
+
 class Source(Protocol):
     """Files under one address."""
 
@@ -42,6 +53,9 @@ class Source(Protocol):
 
     def read(self, name: str) -> SourceFile:
         """The file; FileNotThere where there is none."""
+
+    def stream(self, name: str) -> SourceStream:
+        """The file in pieces; FileNotThere where there is none."""
 
     def write(self, name: str, data: bytes) -> None:
         """Put a file there, whole or not at all."""
@@ -58,10 +72,24 @@ class DirectorySource:
         self.address = str(self.folder)
 
     def read(self, name: str) -> SourceFile:
+        found = self.stream(name)
+        return SourceFile(b"".join(found.pieces), found.modified)
+
+    def stream(self, name: str) -> SourceStream:
+        with self._explained(name):
+            file = (self.folder / checked_name(name)).open("rb")
+            changed = os.fstat(file.fileno()).st_mtime_ns // 1000
+        return SourceStream(self._pieces(file, name), EPOCH + timedelta(microseconds=changed))
+
+    def _pieces(self, file: BinaryIO, name: str) -> Iterator[bytes]:
+        with file, self._explained(name):
+            while piece := file.read(PIECE_BYTES):
+                yield piece
+
+    @contextmanager
+    def _explained(self, name: str) -> Iterator[None]:
         try:
-            with (self.folder / checked_name(name)).open("rb") as file:
-                changed = os.fstat(file.fileno()).st_mtime_ns // 1000
-                return SourceFile(file.read(), EPOCH + timedelta(microseconds=changed))
+            yield
         except FileNotFoundError:
             raise FileNotThere(f"source {self.address}: no file {name}") from None
         except OSError as error:
@@ -98,6 +126,13 @@ class S3Source:
         except ObjectNotThere as error:
             raise FileNotThere(str(error)) from None
         return SourceFile(found.data, found.modified)
+
+    def stream(self, name: str) -> SourceStream:
+        try:
+            pieces, modified = self._objects.stream(checked_name(name), PIECE_BYTES)
+        except ObjectNotThere as error:
+            raise FileNotThere(str(error)) from None
+        return SourceStream(pieces, modified)
 
     def write(self, name: str, data: bytes) -> None:
         self._objects.write(checked_name(name), data)
@@ -147,13 +182,29 @@ def days_there(source: Source, template: str) -> list[date]:
 
 
 def read_day(source: Source, template: str, day: date) -> SourceFile:
-    """The file of a day.
+    """The file of a day, whole.
+
+    Raises:
+        SluiceError: as `fetch_day`.
+    """
+    return _of_day(source, source.read, template, day)
+
+
+def fetch_day(source: Source, template: str, day: date, target: Path) -> datetime:
+    """Copy the file of a day piece by piece; gives the instant at which it was last modified.
 
     Raises:
         SluiceError: the source is missing or empty, or has no file for the day; it names the days there.
     """
+    found = _of_day(source, source.stream, template, day)
+    with target.open("wb") as file:
+        file.writelines(found.pieces)
+    return found.modified
+
+
+def _of_day(source: Source, get: Callable[[str], T], template: str, day: date) -> T:
     try:
-        return source.read(template.replace("{day}", str(day)))
+        return get(template.replace("{day}", str(day)))
     except FileNotThere:
         days = days_there(source, template)
     if not days:

@@ -11,6 +11,7 @@ Errors: SluiceError for a write to a table or partition that the backfill has no
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from datetime import date
 
 import pyarrow as pa
@@ -23,6 +24,7 @@ from jobs.lake.store import Lake, Layer
 from jobs.lake.tables import Table
 
 FOLDER = "_staging"
+Bound = date | str | None
 
 
 class StagedLake(Lake):
@@ -75,15 +77,23 @@ class StagedLake(Lake):
         wanted = columns or table.schema.names
         needed = list(dict.fromkeys([*wanted, table.partition]))
         parts = [self.staging.read(table, first=first, last=last, columns=columns, version=version)]
-        for rows in (
-            self.production.read(table, first=first, last=_before(last, scope[0]), columns=needed),
-            self.production.read(table, first=_after(first, scope[1]), last=last, columns=needed),
-        ):
-            low, high = (pa.scalar(edge).cast(rows.schema.field(table.partition).type) for edge in scope)
-            values = rows[table.partition]
-            outside = pc.or_(pc.less(values, low), pc.greater(values, high))
-            parts.append(rows.filter(outside).select(wanted))
+        for low, high in _beside(first, last, scope):
+            rows = self.production.read(table, first=low, last=high, columns=needed)
+            parts.append(rows.filter(_outside(table, rows, scope)).select(wanted))
         return pa.concat_tables(parts)
+
+    def scan(
+        self, table: Table, *, first: Bound, last: Bound, columns: list[str]
+    ) -> Iterator[pa.RecordBatch]:
+        scope = self.taken_over(table)
+        if scope is None:
+            yield from self.production.scan(table, first=first, last=last, columns=columns)
+            return
+        yield from self.staging.scan(table, first=first, last=last, columns=columns)
+        needed = list(dict.fromkeys([*columns, table.partition]))
+        for low, high in _beside(first, last, scope):
+            for batch in self.production.scan(table, first=low, last=high, columns=needed):
+                yield batch.filter(_outside(table, batch, scope)).select(columns)
 
     def partitions(self, table: Table) -> list[str]:
         scope = self.taken_over(table)
@@ -130,10 +140,24 @@ class StagedLake(Lake):
             )
 
 
-def _before(bound: date | str | None, edge: str) -> str:
+def _outside(table: Table, rows: pa.Table | pa.RecordBatch, scope: tuple[str, str]) -> pa.Array:
+    """Which rows lie in no staged partition."""
+    low, high = (pa.scalar(edge).cast(rows.schema.field(table.partition).type) for edge in scope)
+    values = rows[table.partition]
+    return pc.or_(pc.less(values, low), pc.greater(values, high))
+
+
+def _beside(first: Bound, last: Bound, scope: tuple[str, str]) -> list[tuple[Bound, Bound]]:
+    """The parts of [first, last] that reach beyond the staged range, each up to its edge."""
+    before = [(first, _before(last, scope[0]))] if first is None or str(first) < scope[0] else []
+    after = [(_after(first, scope[1]), last)] if last is None or str(last) > scope[1] else []
+    return [*before, *after]
+
+
+def _before(bound: Bound, edge: str) -> str:
     """The smaller of the two, as the upper bound of what lies before the staged range."""
     return edge if bound is None else min(str(bound), edge)
 
 
-def _after(bound: date | str | None, edge: str) -> str:
+def _after(bound: Bound, edge: str) -> str:
     return edge if bound is None else max(str(bound), edge)

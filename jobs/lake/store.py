@@ -116,6 +116,25 @@ class Lake:
         target = pa.schema([table.schema.field(name) for name in wanted if name in table.schema.names])
         return rows.cast(target) if len(target) == len(wanted) else rows
 
+    def scan(
+        self, table: Table, *, first: date | str | None, last: date | str | None, columns: list[str]
+    ) -> Iterator[pa.RecordBatch]:
+        """Some columns of the rows whose partition lies in [first, last], a batch at a time."""
+        try:
+            delta = self.delta(table)
+        except TableMissing:
+            return
+        kind = table.schema.field(table.partition).type
+        within = pc.scalar(True)
+        if first is not None:
+            within &= pc.field(table.partition) >= pa.scalar(str(first)).cast(kind)
+        if last is not None:
+            within &= pc.field(table.partition) <= pa.scalar(str(last)).cast(kind)
+        target = pa.schema([table.schema.field(name) for name in columns])
+        with self.explained(table):
+            for batch in delta.to_pyarrow_dataset().scanner(columns=columns, filter=within).to_batches():
+                yield batch.cast(target)
+
     def partitions(self, table: Table) -> list[str]:
         """The partitions that have rows, sorted."""
         try:

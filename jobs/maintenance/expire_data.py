@@ -27,7 +27,7 @@ from jobs.conf.contract import contract_of
 from jobs.conf.policy import policy_of
 from jobs.conf.settings import Settings
 from jobs.core import Receipt, SluiceError, Stopwatch
-from jobs.ingest.landing import landing_alone
+from jobs.ingest.landing import ARRIVING, landing_alone
 from jobs.lake.pins import unpin
 from jobs.lake.staging import StagedLake
 from jobs.lake.store import Lake, lake_of
@@ -99,6 +99,7 @@ def expire_raw(settings: Settings, lake: Lake, before: date, *, dry_run: bool) -
             for file in folder.iterdir()
             if str(file.relative_to(settings.raw)) not in kept and is_old(file, before)
         ]
+        stale += [file for file in settings.raw.glob(f"{ARRIVING}*") if is_old(file, before)]
         return total(remove(file, dry_run=dry_run) for file in stale)
 
 

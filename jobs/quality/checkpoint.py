@@ -101,7 +101,9 @@ class Judge:
     def _judge(self, scope: str, frame: pd.DataFrame) -> dict[str, int]:
         batch = self._batches.get_batch(batch_parameters={"dataframe": frame})
         style = {"result_format": "BASIC", "partial_unexpected_count": SHOWN_VALUES}
-        outcome = batch.validate(self._suites[scope], result_format=style)
+        # each expectation asks for its column's present rows: where all are, pandas need not copy the frame
+        with pd.option_context("mode.copy_on_write", True):
+            outcome = batch.validate(self._suites[scope], result_format=style)
         self._meta = self._meta or dict(outcome.meta)
         self._batch_id = self._batch_id or str(outcome.batch_id)
         counts = {}

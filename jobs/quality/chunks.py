@@ -252,7 +252,8 @@ class ParquetRows:
     def __init__(self, file: io.BufferedReader, where: str) -> None:
         self.where = where
         try:
-            self._file: Any = pq.ParquetFile(file)
+            # what is read ahead would be kept until the end: the whole file
+            self._file: Any = pq.ParquetFile(file, pre_buffer=False)
             self.header: list[str] = list(self._file.schema_arrow.names)
         except (pa.ArrowException, OSError):
             raise self._unreadable() from None

@@ -171,16 +171,25 @@ class Parsed:
 
     def good(self) -> Iterator[pa.RecordBatch]:
         """The rows that broke no rule, without `rule` and `row`."""
-        with pq.ParquetFile(self.path) as file:
-            names = [name for name in file.schema_arrow.names if name != "row"]
-            for batch in file.iter_batches(batch_size=BATCH_ROWS, columns=names):
-                good = batch.filter(pc.equal(batch["rule"], ""))
-                if len(good):
-                    yield good.drop_columns(["rule"])
+        for batch in self._batches(without="row"):
+            good = batch.filter(pc.equal(batch["rule"], ""))
+            if len(good):
+                yield good.drop_columns(["rule"])
 
     def bad(self) -> pa.Table:
         """The rows that broke a rule."""
-        return pq.read_table(self.path, filters=[("rule", "!=", "")])
+        bad = [batch.filter(pc.not_equal(batch["rule"], "")) for batch in self._batches()]
+        return pa.Table.from_batches(bad, schema=pq.read_schema(self.path))
+
+    def bad_rows(self) -> int:
+        """How many rows broke a rule."""
+        return sum(pc.sum(pc.not_equal(batch["rule"], "")).as_py() or 0 for batch in self._batches("rule"))
+
+    def _batches(self, only: str = "", without: str = "") -> Iterator[pa.RecordBatch]:
+        # what is read ahead would be kept until the end: the whole file
+        with pq.ParquetFile(self.path, pre_buffer=False) as file:
+            names = [name for name in file.schema_arrow.names if name != without and only in ("", name)]
+            yield from file.iter_batches(batch_size=BATCH_ROWS, columns=names)
 
 
 def read_evidence(settings: Settings, feed: str, day: date) -> tuple[Validation, Parsed, Landed]:

@@ -26,7 +26,7 @@ from jobs.lake.store import Lake, lake_of
 from jobs.lake.tables import TRANSACTIONS
 from jobs.quality.copies import Keys
 from jobs.quality.feeds import transactions_feed
-from jobs.quality.figures import Sampler, distribution_figures, reference_of, spans, volume_figures
+from jobs.quality.figures import READ_ROWS, Sampler, distribution_figures, reference_of, volume_figures
 from jobs.quality.suites import rules_of, transactions_rules
 from jobs.quality.validate import Tally, validate_landed
 
@@ -47,20 +47,22 @@ def same_weekdays(settings: Settings, feed: str, day: date, weeks: int) -> list[
 
 
 def published_elsewhere(keys: Keys, lake: Lake, day: date) -> NDArray[np.bool_]:
-    """Rows whose id another file has published on a day around this one; a few days' ids are held at once."""
+    """Rows whose id another file has published on a day around this one; never are all ids held at once."""
     found = np.zeros(len(keys.values), dtype=bool)
     if not keys.there.any():
         return found
     around = timedelta(days=LOOK_BACK_DAYS)
     columns = ["transaction_id", "file_day"]
     lowest, highest = keys.values[keys.there].min(), keys.values[keys.there].max()
-    for first, last in spans(day - around, day + around, len(keys.values)):
-        rows = lake.read(TRANSACTIONS, first=first, last=last, columns=columns)
-        ids = rows["transaction_id"].to_numpy()
-        near = (ids >= lowest) & (ids <= highest)
-        if near.any():
-            brought = rows["file_day"].to_numpy()
-            found |= np.isin(keys.values, ids[near & (brought != np.datetime64(day))])
+    held: list[NDArray[np.int64]] = []
+    for batch in lake.scan(TRANSACTIONS, first=day - around, last=day + around, columns=columns):
+        ids, brought = (batch[name].to_numpy(zero_copy_only=False) for name in columns)
+        held.append(ids[(ids >= lowest) & (ids <= highest) & (brought != np.datetime64(day))])
+        if sum(map(len, held)) > READ_ROWS:
+            found |= np.isin(keys.values, np.concatenate(held))
+            held = []
+    if any(map(len, held)):
+        found |= np.isin(keys.values, np.concatenate(held))
     return found & keys.there
 
 
@@ -71,7 +73,7 @@ def run(params: Params, settings: Settings) -> Receipt:
     feed, lake = transactions_feed(contract), lake_of(settings)
     weekdays = same_weekdays(settings, feed.name, day, quality.volume_weeks)
     usual = contract.transactions.rows_per_day
-    sampler = Sampler(day, usual)
+    sampler = Sampler(day, max([usual, *landed_rows(settings, feed.name, [day])]))
 
     def figures(_: Keys, tally: Tally) -> dict[str, float | None]:
         reference, days = reference_of(lake, day, quality.distribution_days, usual)

@@ -1,376 +1,119 @@
-"""A day landed, validated by all rules and published, beside DuckDB and plain pandas; memory; flat cost.
-
-Each way runs in processes of its own that have done their imports before the clock starts; the start is a
-line of its own. All read the same file, apply the same rules, and must come to the same counts and as many
-published rows.
-"""
+"""A day landed, validated and published, beside DuckDB and pandas; memory; flat cost; a month as a range."""
 
 from __future__ import annotations
 
-import json
 import os
-import resource
 import shutil
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Callable
-from datetime import UTC, date, datetime, timedelta
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import pandas as pd
-import pyarrow as pa
-
-from jobs.conf.settings import Settings, load_settings
+from jobs.conf.settings import Settings
 from jobs.lake.store import lake_of
 from jobs.lake.tables import TRANSACTIONS
 from jobs.registry import load_job
 from tests.benchmarks.__main__ import Case
+from tests.benchmarks.ingest_data import DAY, settings_in, write_day, write_history
+from tests.benchmarks.ingest_ranges import feature_cases, ingest_cases
+from tests.benchmarks.ingest_ways import JOBS, run_way
 
-ROOT = Path(__file__).parents[2]
-DAY = date(2026, 3, 2)
-ROWS, MANY_ROWS = 1_000_000, 10_000_000
-SMALL_DAY = 2_500
-REFERENCE_ROWS = 10_000  # a day of history
-TIMES = 3
-JOBS = ("land_transactions", "validate_transactions", "quarantine_transactions", "publish_transactions")
-RULES = ("missing", "unreadable", "bounds", "outside", "duplicate")
+REFERENCE_DAYS = 28
+REACH_DAYS = 35  # to either side of a day: what its validation may open
 
 
-def run() -> list[Case]:
+@dataclass(frozen=True)
+class Sizes:
+    """How much is measured."""
+
+    rows: int = 1_000_000
+    many_rows: int = 10_000_000
+    times: int = 3  # the best of them counts
+    small_day: int = 2_500
+    history_days: tuple[int, int] = (30, 360)
+    month_days: int = 28
+    month_rows: int = 10_000  # a day
+
+
+def run(sizes: Sizes | None = None) -> list[Case]:
     """Every figure of ingesting."""
-    load = os.getloadavg()[0]
-    print(f"load average at the start: {load:.1f} on {os.cpu_count()} cores")
+    sizes = sizes or Sizes()
+    print(f"load average at the start: {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
     with tempfile.TemporaryDirectory(prefix="bench_ingest") as folder:
         home = Path(folder)
-        cases = [*speed_cases(home), *memory_cases(home), *history_cases(home)]
-    return [*cases, *range_cases()]
+        write_day(home / "day" / f"{DAY}.csv", sizes.rows)
+        write_history(settings_in(home / "history"), REFERENCE_DAYS)
+        cases = [*speed_cases(home, sizes), *memory_cases(home, sizes), *history_cases(home, sizes)]
+    return [
+        *cases,
+        *ingest_cases(sizes.month_days, sizes.month_rows),
+        *feature_cases(sizes.month_days, sizes.month_rows),
+    ]
 
 
-def speed_cases(home: Path) -> list[Case]:
-    """A day of a million rows, three ways."""
-    write_day(home / "day" / f"{DAY}.csv", ROWS)
-    write_history(settings_in(home / "history"), 28)
+def speed_cases(home: Path, sizes: Sizes) -> list[Case]:
+    """A large day, three ways."""
     best = {
-        way: min((run_way(way, home) for _ in range(TIMES)), key=lambda result: float(result["seconds"]))
+        way: min((run_way(way, home) for _ in range(sizes.times)), key=lambda found: float(found["seconds"]))
         for way in ("ours", "duckdb", "pandas")
     }
     ours, duck, plain = (best[way] for way in ("ours", "duckdb", "pandas"))
     for peer in (duck, plain):
         assert peer["counts"] == ours["counts"], (peer["counts"], ours["counts"])
         assert peer["published"] == ours["published"], (peer["published"], ours["published"])
-    what = f"{ROWS:,} rows landed, validated, published"
+    what, seconds = f"{sizes.rows:,} rows landed, validated, published", float(ours["seconds"])
     return [
-        Case(f"{what}, beside DuckDB", ours["seconds"], duck["seconds"], "s", "ratio <= 4, then 2",
-             ours["seconds"] <= 4 * duck["seconds"]),
-        Case(f"{what}, beside pandas", ours["seconds"], plain["seconds"], "s", "ratio <= 1",
-             ours["seconds"] <= plain["seconds"]),
-        Case(f"{what}, processor time, beside DuckDB", ours["cpu"], duck["cpu"], "s", "none", True),
-        Case("process start and imports, beside DuckDB's", ours["start"], duck["start"], "s", "none", True),
+        Case(f"{what}, beside DuckDB", seconds, duck["seconds"], "s", "ratio <= 4",
+             seconds <= 4 * duck["seconds"]),
+        Case(f"{what}, beside DuckDB: the further goal", seconds, duck["seconds"], "s", "ratio <= 2",
+             seconds <= 2 * duck["seconds"]),
+        Case(f"{what}, beside pandas", seconds, plain["seconds"], "s", "ratio <= 1",
+             seconds <= plain["seconds"]),
+        Case(f"{what}, processor time, beside DuckDB", ours["cpu"], duck["cpu"], "s", "shown", True),
+        Case("process start and imports, beside DuckDB's", ours["start"], duck["start"], "s", "shown", True),
     ]  # fmt: skip
 
 
-def memory_cases(home: Path) -> list[Case]:
-    """The greatest memory of all four jobs in one process."""
+def memory_cases(home: Path, sizes: Sizes) -> list[Case]:
+    """The greatest memory of all four jobs in one process; the file of the day is replaced by the larger."""
     few = run_way("ours", home)
-    write_day(home / "day" / f"{DAY}.csv", MANY_ROWS)
+    write_day(home / "day" / f"{DAY}.csv", sizes.many_rows)
     many = run_way("ours", home)
     shutil.rmtree(home / "day")
+    million = float(many["seconds"]) * sizes.rows / sizes.many_rows
     return [
-        Case(f"memory at {MANY_ROWS:,} rows, beside {ROWS:,}", many["peak_mb"], few["peak_mb"], "MB",
-             "ratio <= 1.5", many["peak_mb"] <= 1.5 * few["peak_mb"]),
-        Case(f"{MANY_ROWS:,} rows, seconds for a million, beside {ROWS:,}", many["seconds"] / 10,
-             few["seconds"], "s", "ratio <= 1.2", many["seconds"] / 10 <= 1.2 * few["seconds"]),
+        Case(f"memory at {sizes.many_rows:,} rows, beside {sizes.rows:,}", many["peak_mb"], few["peak_mb"],
+             "MB", "ratio <= 1.5", many["peak_mb"] <= 1.5 * few["peak_mb"]),
+        Case(f"seconds for {sizes.rows:,} of {sizes.many_rows:,} rows, beside {sizes.rows:,} alone", million,
+             few["seconds"], "s", "ratio <= 1.2", million <= 1.2 * few["seconds"]),
     ]  # fmt: skip
 
 
-def history_cases(home: Path) -> list[Case]:
-    """One more day of 2,500 rows after 30 and after 360 days."""
+def history_cases(home: Path, sizes: Sizes) -> list[Case]:
+    """One more small day after a short and after a long history."""
     seconds, files = {}, {}
-    for days in (30, 360):
+    for days in sizes.history_days:
         settings = settings_in(home / f"after{days}")
-        write_history(settings, days, SMALL_DAY)
-        write_day(Path(settings.source_uri) / f"{DAY}.csv", SMALL_DAY)
+        write_history(settings, days, sizes.small_day)
+        write_day(Path(settings.source_uri) / f"{DAY}.csv", sizes.small_day)
         jobs = [load_job(name) for name in JOBS]
         found = []
-        for _ in range(TIMES):
+        for _ in range(sizes.times):
             start = time.perf_counter()
             for job in jobs:
                 job.run(job.Params.model_validate({"day": DAY}), settings)
             found.append(time.perf_counter() - start)
         seconds[days], files[days] = min(found), files_in_reach(settings)
+    few, many = sizes.history_days
     return [
-        Case("one more day after 360 days, beside 30", seconds[360], seconds[30], "s", "ratio <= 1.2",
-             seconds[360] <= 1.2 * seconds[30]),
-        Case("data files in reach of a day after 360 days, beside 30", files[360], files[30], "files",
-             "ratio <= 1.2", files[360] <= 1.2 * files[30]),
+        Case(f"one more day after {many} days, beside {few}", seconds[many], seconds[few], "s",
+             "ratio <= 1.2", seconds[many] <= 1.2 * seconds[few]),
+        Case(f"data files in reach of a day after {many} days, beside {few}", files[many], files[few],
+             "files", "ratio <= 1.2", files[many] <= 1.2 * files[few]),
     ]  # fmt: skip
 
 
-def range_cases() -> list[Case]:
-    """A month as one range beside day by day: measured where backfills are."""
-    return []
-
-
 def files_in_reach(settings: Settings) -> float:
-    """Files of `transactions` that the day's validation may open: 35 days to either side."""
-    delta = lake_of(settings).read(TRANSACTIONS, columns=["day"])["day"].unique().to_pylist()
-    return float(sum(abs((day - DAY).days) <= 35 for day in delta))
-
-
-# the data
-
-
-def write_day(path: Path, rows: int) -> None:
-    """A day's file: half a percent of the rows broken, 100 copies; written a million rows at a time."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.unlink(missing_ok=True)
-    step = min(rows, 1_000_000)
-    for begin in range(0, rows, step):
-        frame = day_rows(begin, step)
-        frame.to_csv(path, mode="a", header=begin == 0, index=False, lineterminator="\n")
-
-
-def day_rows(begin: int, count: int) -> pd.DataFrame:
-    random = np.random.default_rng([7, begin])
-    number = np.arange(begin, begin + count)
-    seconds = np.sort(random.integers(0, 86_400, count)).astype("timedelta64[s]")
-    moments = np.datetime_as_string(np.datetime64(f"{DAY}T00:00:00") + seconds)
-    cents = np.clip(random.lognormal(8.0, 0.8, count), 50, 1_500_000).astype(np.int64)
-    amounts = np.char.add(
-        np.char.add((cents // 100).astype(str), "."), np.char.zfill((cents % 100).astype(str), 2)
-    )
-    frame = pd.DataFrame(
-        {
-            "transaction_id": (number + 10**12).astype(str),
-            "event_time": np.char.add(moments, "Z"),
-            "customer_id": random.integers(1, 100_000, count).astype(str),
-            "terminal_id": random.integers(1, 10_000, count).astype(str),
-            "amount": amounts,
-        }
-    )
-    broken = random.choice(np.arange(count // 2, count), count // 200, replace=False)
-    worded, negative, absent, outside = np.array_split(broken, 4)
-    frame.loc[worded, "amount"] = "twelve"
-    frame.loc[negative, "amount"] = "-" + frame.loc[negative, "amount"]
-    frame.loc[absent, "customer_id"] = ""
-    frame.loc[outside, "event_time"] = f"{DAY - timedelta(days=9)}T10:00:00Z"
-    frame.loc[count - 100 :, "transaction_id"] = frame.loc[:99, "transaction_id"].to_numpy()
-    return frame
-
-
-def write_history(settings: Settings, days: int, rows: int = REFERENCE_ROWS) -> None:
-    """Published days before the day, one commit each as in life."""
-    lake, random = lake_of(settings), np.random.default_rng(5)
-    for age in range(days, 0, -1):
-        day = DAY - timedelta(days=age)
-        midnight = datetime(day.year, day.month, day.day, tzinfo=UTC)
-        seconds = np.sort(random.integers(0, 86_400, rows))
-        moments = pa.array(seconds * 1_000_000 + int(midnight.timestamp() * 1e6), pa.timestamp("us", "UTC"))
-        table = pa.table(
-            {
-                "day": pa.array([day] * rows, pa.date32()),
-                "transaction_id": np.arange(rows) + 10**7 * day.toordinal(),
-                "event_time": moments,
-                "customer_id": random.integers(1, 100_000, rows),
-                "terminal_id": random.integers(1, 10_000, rows),
-                "amount_minor": np.clip(random.lognormal(8.0, 0.8, rows), 50, 1_500_000).astype(np.int64),
-                "available_at": pa.array([midnight + timedelta(days=1)] * rows, pa.timestamp("us", "UTC")),
-                "file_day": pa.array([day] * rows, pa.date32()),
-            }
-        )
-        lake.replace(TRANSACTIONS, table, day)
-
-
-def settings_in(home: Path, source: Path | None = None) -> Settings:
-    return load_settings(
-        {"SLUICE_HOME": str(home), "SLUICE_SOURCE_URI": str(source or home / "source"),
-         "SLUICE_LABELS_URI": str(home / "labels")}
-    )  # fmt: skip
-
-
-# one way in a process of its own
-
-
-def run_way(way: str, home: Path) -> dict[str, Any]:
-    """Seconds, memory, counts by rule, published rows."""
-    start = time.perf_counter()
-    command = [sys.executable, "-W", "ignore", "-m", "tests.benchmarks.bench_ingest", way, str(home)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    wall = time.perf_counter() - start
-    assert done.returncode == 0, done.stderr[-2000:]
-    result: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
-    return {**result, "start": wall - float(result["seconds"])}
-
-
-def timed(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    start, cpu = time.perf_counter(), time.process_time()
-    result = work()
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    return {
-        "seconds": time.perf_counter() - start,
-        "cpu": time.process_time() - cpu,
-        "peak_mb": usage.ru_maxrss / 1024,
-        **result,
-    }
-
-
-def ours(home: Path, target: Path) -> dict[str, Any]:
-    """The four jobs."""
-    jobs = {name: load_job(name) for name in JOBS}
-    settings = settings_in(target / "home", home / "day")
-    shutil.copytree(home / "history" / "lake", settings.lake)
-
-    def work() -> dict[str, Any]:
-        receipts = {
-            name: job.run(job.Params.model_validate({"day": DAY}), settings) for name, job in jobs.items()
-        }
-        by_rule = receipts["validate_transactions"].facts["broken_by_rule"]
-        counts = dict.fromkeys(RULES, 0)
-        for rule, count in by_rule.items():
-            kind = rule.rpartition(": ")[2] or rule
-            counts[{"not money": "unreadable", "outside the day": "outside"}.get(kind, kind)] += count
-        return {"counts": counts, "published": receipts["publish_transactions"].rows}
-
-    return timed(work)
-
-
-def by_duckdb(home: Path, target: Path) -> dict[str, Any]:
-    """Read, check the same rules in SQL, write Parquet."""
-    import duckdb
-
-    source, history = home / "day" / f"{DAY}.csv", home / "history" / "lake" / "transactions"
-
-    def work() -> dict[str, Any]:
-        connection = duckdb.connect()
-        connection.execute("SET TimeZone = 'UTC'")
-        connection.execute(DUCKDB_ROWS.format(source=source, day=DAY))
-        found = connection.execute(DUCKDB_COUNTS).fetchone()
-        assert found is not None
-        connection.execute(DUCKDB_PSI.format(history=history))
-        connection.execute(
-            f"COPY (SELECT id, moment, customer, terminal, minor FROM rows WHERE {DUCKDB_GOOD}) "
-            f"TO '{target}/published.parquet' (FORMAT parquet)"
-        )
-        written = connection.execute(f"SELECT count(*) FROM '{target}/published.parquet'").fetchone()
-        assert written is not None
-        return {"counts": dict(zip(RULES, found, strict=True)), "published": written[0]}
-
-    return timed(work)
-
-
-DUCKDB_ROWS = """
-CREATE TEMP TABLE rows AS
-SELECT *, CASE WHEN id IS NULL THEN 1 ELSE
-    row_number() OVER (PARTITION BY id ORDER BY (moment IS NULL OR customer IS NULL OR terminal IS NULL
-                                                 OR minor IS NULL), number) END AS copy
-FROM (
-    SELECT row_number() OVER () AS number, *,
-        CASE WHEN regexp_full_match(transaction_id, '\\s*[+-]?[0-9]{{1,18}}\\s*')
-             THEN try_cast(transaction_id AS BIGINT) END AS id,
-        try_cast(event_time AS TIMESTAMPTZ) AS moment,
-        CASE WHEN regexp_full_match(customer_id, '\\s*[+-]?[0-9]{{1,18}}\\s*')
-             THEN try_cast(customer_id AS BIGINT) END AS customer,
-        CASE WHEN regexp_full_match(terminal_id, '\\s*[+-]?[0-9]{{1,18}}\\s*')
-             THEN try_cast(terminal_id AS BIGINT) END AS terminal,
-        CASE WHEN regexp_full_match(amount, '\\s*[+-]?[0-9]{{1,13}}(\\.[0-9]{{0,2}}0*)?\\s*')
-             THEN CAST(try_cast(amount AS DECIMAL(18, 2)) * 100 AS BIGINT) END AS minor,
-        TIMESTAMPTZ '{day} 00:00:00+00' AS midnight
-    FROM read_csv('{source}', header = true, all_varchar = true)
-)
-"""
-DUCKDB_MISSING = " + ".join(
-    f"({name} IS NULL OR trim({name}) = '')::INT"
-    for name in ("transaction_id", "event_time", "customer_id", "terminal_id", "amount")
-)
-DUCKDB_UNREADABLE = " + ".join(
-    f"(trim({text}) <> '' AND {value} IS NULL)::INT"
-    for text, value in (("transaction_id", "id"), ("event_time", "moment"), ("customer_id", "customer"),
-                        ("terminal_id", "terminal"), ("amount", "minor"))
-)  # fmt: skip
-DUCKDB_BOUNDS = (
-    "coalesce((id < 1)::INT, 0) + coalesce((customer < 1)::INT, 0) + coalesce((terminal < 1)::INT, 0) "
-    "+ coalesce((minor < 1 OR minor > 2000000)::INT, 0)"
-)
-DUCKDB_OUTSIDE = (
-    "coalesce((moment < midnight - INTERVAL 3 DAY OR moment >= midnight + INTERVAL 1 DAY)::INT, 0)"
-)
-DUCKDB_GOOD = (
-    f"{DUCKDB_MISSING} = 0 AND {DUCKDB_UNREADABLE} = 0 AND {DUCKDB_BOUNDS} = 0 AND {DUCKDB_OUTSIDE} = 0 "
-    "AND copy = 1"
-)
-DUCKDB_COUNTS = f"""
-SELECT sum({DUCKDB_MISSING})::BIGINT, sum({DUCKDB_UNREADABLE})::BIGINT, sum({DUCKDB_BOUNDS})::BIGINT,
-       sum({DUCKDB_OUTSIDE})::BIGINT, sum((copy > 1)::INT)::BIGINT
-FROM rows
-"""
-DUCKDB_PSI = """
-WITH reference AS (SELECT amount_minor FROM '{history}/*/*.parquet'),
-edges AS (SELECT quantile_cont(amount_minor, [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]) AS e
-          FROM reference),
-a AS (SELECT len(list_filter(e, lambda x: x < amount_minor)) AS bin, count(*) AS n
-      FROM reference, edges GROUP BY 1),
-b AS (SELECT len(list_filter(e, lambda x: x < minor)) AS bin, count(*) AS n FROM (SELECT minor FROM rows
-      WHERE minor IS NOT NULL AND number % 5 = 0), edges GROUP BY 1)
-SELECT sum((a.n / (SELECT sum(n) FROM a) - b.n / (SELECT sum(n) FROM b))
-           * ln((a.n / (SELECT sum(n) FROM a)) / (b.n / (SELECT sum(n) FROM b)))),
-       (SELECT max(moment) FROM rows)
-FROM a JOIN b USING (bin)
-"""
-
-
-def by_pandas(home: Path, target: Path) -> dict[str, Any]:
-    """The same in the plain way of a notebook."""
-    source = home / "day" / f"{DAY}.csv"
-    history = home / "history" / "lake" / "transactions"
-
-    def work() -> dict[str, Any]:
-        text = pd.read_csv(source, dtype=str)
-        midnight = pd.Timestamp(DAY, tz="UTC")
-        values = pd.DataFrame(
-            {
-                name: pd.to_numeric(text[name], errors="coerce")
-                for name in ("transaction_id", "customer_id", "terminal_id")
-            }
-        )
-        values["event_time"] = pd.to_datetime(text["event_time"], format="ISO8601", utc=True, errors="coerce")
-        values["minor"] = (pd.to_numeric(text["amount"], errors="coerce") * 100).round()
-        texts = text.rename(columns={"amount": "minor"})[values.columns]
-        missing, unreadable = texts.isna(), texts.notna() & values.isna()
-        small = values[["transaction_id", "customer_id", "terminal_id", "minor"]] < 1
-        bounds = small.assign(minor=small["minor"] | (values["minor"] > 2_000_000))
-        outside = (values["event_time"] < midnight - pd.Timedelta(days=3)) | (
-            values["event_time"] >= midnight + pd.Timedelta(days=1)
-        )
-        order = values.assign(bad=values.isna().any(axis=1)).sort_values("bad", kind="stable")
-        copies = order["transaction_id"].duplicated() & order["transaction_id"].notna()
-        copies = copies.reindex(values.index)
-        reference = pd.read_parquet(history, columns=["amount_minor"])["amount_minor"]
-        edges = reference.quantile(np.arange(0.1, 1.0, 0.1)).to_numpy()
-        expected, actual = (
-            np.bincount(np.searchsorted(edges, each), minlength=10) / len(each)
-            for each in (reference, values["minor"].dropna()[::5])
-        )
-        np.sum((actual - expected) * np.log(actual / expected))
-        values["event_time"].max()
-        bad = missing.any(axis=1) | unreadable.any(axis=1) | bounds.any(axis=1) | outside | copies
-        values[~bad].to_parquet(target / "published.parquet")
-        found = (missing, unreadable, bounds, outside, copies)
-        counts = {name: int(np.asarray(mask).sum()) for name, mask in zip(RULES, found, strict=True)}
-        return {"counts": counts, "published": int((~bad).sum())}
-
-    return timed(work)
-
-
-def main(way: str, home: Path) -> None:
-    """One measured run; prints its result as JSON."""
-    with tempfile.TemporaryDirectory(dir=home) as folder:
-        ways = {"ours": ours, "duckdb": by_duckdb, "pandas": by_pandas}
-        print(json.dumps(ways[way](home, Path(folder))))
-
-
-if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]))
+    """Files of `transactions` that the day's validation may open."""
+    days = lake_of(settings).read(TRANSACTIONS, columns=["day"])["day"].unique().to_pylist()
+    return float(sum(abs((day - DAY).days) <= REACH_DAYS for day in days))

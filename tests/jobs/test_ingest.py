@@ -129,6 +129,7 @@ def test_an_empty_file_is_refused_before_anything_is_landed(home: Settings) -> N
     with pytest.raises(SluiceError, match="the file is empty"):
         run_named("land_transactions", home)
     assert not (home.raw / "transactions").exists()
+    assert list(home.raw.glob(".arriving.*")) == []
     with pytest.raises(SluiceError, match="nothing was landed"):
         run_named("validate_transactions", home)
 

@@ -236,9 +236,12 @@ def test_only_landed_objects_that_no_longer_count_expire(home: Settings, retain:
         paths.append(home.raw / run_named("land_transactions", home).facts["path"])
     later = DAY + timedelta(days=10)
     assert maintain("expire_data", home, later).facts["raw"] == {}, "landed just now, whatever its day"
+    killed = home.raw / ".arriving.x"
+    killed.write_text("a file whose landing was killed")
     age(home.raw, DAY)
     assert maintain("expire_data", home, later - timedelta(days=1)).facts["raw"] == {}
-    assert maintain("expire_data", home, later).facts["raw"]["files"] == 1
+    assert maintain("expire_data", home, later).facts["raw"]["files"] == 2
+    assert not killed.exists()
     assert (paths[0].exists(), paths[1].exists(), paths[2].exists()) == (True, False, True)
     assert len(lake_of(home).read(LANDED_FILES)) == 3
     assert run_named("validate_transactions", home).rows == 5

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from jobs.core import SluiceError
-from jobs.ingest.sources import open_source, read_day
+from jobs.ingest.sources import PIECE_BYTES, fetch_day, open_source, read_day
 from tests.s3_server import S3Server, free_port, serve_s3
 
 DAY = date(2026, 1, 5)
@@ -34,6 +34,17 @@ def inside(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server:
     for name, value in server.environment().items():
         monkeypatch.setenv(name, value)
     return server
+
+
+@pytest.mark.usefixtures("inside")
+def test_a_day_is_copied_piece_by_piece_with_the_same_bytes_and_instant(tmp_path: Path) -> None:
+    content = bytes(range(256)) * (PIECE_BYTES // 256) + b"the second piece"
+    for address in ("s3://bucket/copied", str(tmp_path / "copied")):
+        source = open_source(address)
+        source.write("2026-01-05.csv", content)
+        modified = fetch_day(source, "{day}.csv", DAY, tmp_path / "copy")
+        assert (tmp_path / "copy").read_bytes() == content
+        assert modified == read_day(source, "{day}.csv", DAY).modified
 
 
 @pytest.mark.usefixtures("inside")

@@ -55,6 +55,15 @@ def test_columns_may_be_chosen_without_the_partition(staged: StagedLake) -> None
     assert staged.read(MERGED_LABELS, columns=["rows"]).to_pydict() == {"rows": [1, 1]}
 
 
+@pytest.mark.parametrize("first", DAYS)
+@pytest.mark.parametrize("last", DAYS)
+def test_a_scan_finds_the_rows_that_a_read_finds(staged: StagedLake, first: date, last: date) -> None:
+    staged.replace(MERGED_LABELS, rows(DAYS[2], count=9), DAYS[2])
+    batches = staged.scan(MERGED_LABELS, first=first, last=last, columns=["rows"])
+    counts = [count for batch in batches for count in batch["rows"].to_pylist()]
+    assert sorted(counts) == sorted(found(staged, first=first, last=last).values())
+
+
 def test_nothing_reaches_production(staged: StagedLake) -> None:
     version = staged.production.version(MERGED_LABELS)
     staged.replace(MERGED_LABELS, rows(DAYS[2], count=9), DAYS[2])
