@@ -336,7 +336,7 @@ def test_a_commit_that_the_lease_did_not_keep_apart_is_refused_by_the_condition(
 
     late = Lake(address)
     with monkeypatch.context() as once:
-        once.setattr(late, "_made", overtaken)
+        once.setattr(late, "made", overtaken)
         once.setattr(late, "writing", lambda _table: lease_that_does_nothing())
         with pytest.raises(WrittenMeanwhile, match="another writer changed it"):
             late.replace(MERGED_LABELS, merged(DAY, 3, "late"), DAY)
