@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from jobs.conf.settings import Settings, load_settings
-from tests.data_support import DAY, good_row, good_rows, put_labels, put_transactions
+from tests.data_support import DAY, good_row, put_labels, put_transactions
 from tests.faults.children import DONE, Answer, Call, start_job
 from tests.faults.state import State, contents, leftovers, staged
 from tests.faults.watch import Beginnings, beginning
@@ -110,7 +110,8 @@ def installation(folder: Path) -> Settings:
 
 def deliver(settings: Settings, first: int) -> None:
     """Both feeds' files, with a row that goes into quarantine; another `first` makes other rows."""
-    put_transactions(settings, [*good_rows(ROWS), good_row(first), f"{ROWS + first},soon,1,3,2.00"])
+    rows = [good_row(number) for number in range(first, first + ROWS)]
+    put_transactions(settings, [*rows, good_row(first), f"{ROWS + first},soon,1,3,2.00"])
     reports = [f"{first + number},{NEXT}T09:00:00Z,1" for number in range(200)]
     put_labels(settings, [*reports, f"999,{NEXT}T10:00:00Z,{first + 6}"], NEXT)
 
