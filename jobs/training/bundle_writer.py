@@ -33,7 +33,7 @@ from jobs.serving.bundle import (
 )
 from jobs.training.onnx_files import session_of
 
-SLOW_TARGET_MS = 34.0  # the drill promises over 30 ms, and a p99 under 45 ms
+SLOW_TARGET_MS = 24.0  # slow beside an honest model, yet within a shadow on a busy machine
 SLOW_WIDTH = 32
 SHIFT = 0.35  # of the way to certainty: enough to turn approvals into reviews
 
