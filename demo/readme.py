@@ -22,6 +22,8 @@ def section(report: dict[str, Any]) -> str:
         "|---|---|---|---|",
     ]
     for name, figures in report["airflow"]["dags"].items():
+        if not figures["runs"]:
+            continue
         runs, tasks = (_counts(figures[key]) for key in ("runs", "tasks"))
         lines.append(f"| {name} | {runs} | {tasks} | {figures['task_seconds']:.0f} |")
     stored = ", ".join(f"{name} {figures['rows']:,} rows" for name, figures in tables.items())
