@@ -12,6 +12,7 @@ from jobs.conf.settings import Settings
 from jobs.core import SluiceError
 
 DEFAULT_PORT = 15002
+_SESSIONS: dict[str, SparkSession] = {}  # of this process, by address
 REACHABLE_SECONDS = 3.0  # gRPC itself would retry for minutes before it says so
 
 
@@ -24,9 +25,10 @@ def spark_session(settings: Settings) -> SparkSession:
     address = settings.spark_remote
     _require_listener(address)
     for attempt in (1, 2):
-        session = None
+        session = _SESSIONS.pop(address, None)
         try:
-            session = SparkSession.builder.remote(address).getOrCreate()
+            # getOrCreate would give the session of another server, where this process has one
+            session = session or SparkSession.builder.remote(address).create()
             session.conf.set("spark.sql.session.timeZone", "UTC")
         except (PySparkException, OSError, ValueError) as error:
             # A session kept from before a restart of the server is dead: drop it and try once more.
@@ -38,6 +40,7 @@ def spark_session(settings: Settings) -> SparkSession:
                     "look into the log of the Spark server and restart it with `make down up`"
                 ) from None
         else:
+            _SESSIONS[address] = session
             return session
     raise AssertionError("unreachable")
 
