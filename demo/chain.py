@@ -93,7 +93,7 @@ class Chain:
                 return None
             return True
 
-        self.airflow.wait_for(f"backfill of {dag}", create, 120)
+        self.airflow.wait_for(f"backfill of {dag}", create, 300)
 
     def _wait_days(self, dag: str, first: date, last: date) -> list[date]:
         """Wait until the newest run of every day has ended; gives the days that failed."""
