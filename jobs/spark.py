@@ -45,6 +45,13 @@ def spark_session(settings: Settings) -> SparkSession:
     raise AssertionError("unreachable")
 
 
+def close_session(address: str) -> None:
+    """End this process's session there, before its server stops: it would be tried for minutes at exit."""
+    session = _SESSIONS.pop(address, None)
+    if session is not None:
+        _forget(session)
+
+
 def _forget(session: SparkSession) -> None:
     try:
         session.stop()

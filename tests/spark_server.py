@@ -11,12 +11,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from pyspark.sql import SparkSession
 
 from jobs.conf.settings import Settings, load_settings
+from jobs.spark import close_session
 from jobs.spark_server import server_command, server_environment
 
-START_SECONDS = 240  # the first start of a fresh clone fetches the Delta jars
+START_SECONDS = 500  # the first start of a fresh clone fetches the jars of Delta, and of s3a
 
 
 def free_port() -> int:
@@ -32,10 +32,14 @@ def listens(port: int) -> bool:
 
 
 @contextmanager
-def server(folder: Path) -> Iterator[str]:
-    """Address of a server that runs inside the block; its state and log lie in the folder."""
-    settings = load_settings({"SLUICE_HOME": str(folder)})
+def server(folder: Path, **more: str) -> Iterator[str]:
+    """Address of a server that runs inside the block; its state and log lie in the folder.
+
+    `more`: further variables of the installation that it serves.
+    """
+    settings = load_settings({"SLUICE_HOME": str(folder), **more})
     port = free_port()
+    remote = f"sc://127.0.0.1:{port}"
     with (folder / "server.log").open("w") as log:
         process = subprocess.Popen(
             server_command(settings, port),
@@ -50,12 +54,9 @@ def server(folder: Path) -> Iterator[str]:
             if process.poll() is not None or time.monotonic() > deadline:
                 pytest.fail(f"no Spark server:\n{_tail(folder / 'server.log')}")
             time.sleep(0.2)
-        yield f"sc://127.0.0.1:{port}"
+        yield remote
     finally:
-        # a client session that outlives its server would retry for minutes when Python exits
-        session = SparkSession.getActiveSession()
-        if session is not None:
-            session.stop()
+        close_session(remote)
         process.terminate()
         try:
             process.wait(timeout=20)

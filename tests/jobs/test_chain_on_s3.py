@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
-import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pandas as pd
 import pytest
-from pyspark.sql import SparkSession
 
 from jobs.conf.settings import Settings, load_settings
 from jobs.core import Receipt
@@ -20,7 +17,7 @@ from jobs.features.tables import CUSTOMER_FEATURES, TERMINAL_FEATURES
 from jobs.lake.storage import spark_address
 from jobs.lake.store import lake_of
 from jobs.lake.tables import LABELS, TRANSACTIONS
-from jobs.spark_server import HADOOP, server_command, server_environment
+from jobs.spark_server import HADOOP, find_java
 from tests.data_support import (
     DAY,
     good_rows,
@@ -31,59 +28,38 @@ from tests.data_support import (
     run_named,
 )
 from tests.lake_server import BUCKET, LakeServer, serve_lake
-from tests.s3_server import free_port, listens
+from tests.spark_server import server as spark_server
 
 NEXT = DAY + timedelta(days=1)
-START_SECONDS = 500  # the first start fetches the jars of s3a
+LAKE = f"s3://{BUCKET}/payments/tables"
 
 
 class OnS3:
     """An installation with its lake on S3 and a Spark server."""
 
-    def __init__(self, settings: Settings, server: LakeServer, spark: subprocess.Popen[bytes]) -> None:
+    def __init__(self, settings: Settings, server: LakeServer) -> None:
         self.settings = settings
         self.server = server
-        self.spark = spark
         self.receipts: list[Receipt] = []
 
 
 @pytest.fixture(scope="module")
 def on_s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OnS3]:
     folder = tmp_path_factory.mktemp("on-s3")
-    port = free_port()
+    (folder / "spark").mkdir()
     settings = load_settings(
         {
             "SLUICE_HOME": str(folder / "home"),
-            "SLUICE_LAKE_URI": f"s3://{BUCKET}/payments/tables",
+            "SLUICE_LAKE_URI": LAKE,
             "SLUICE_SOURCE_URI": str(folder / "source" / "transactions"),
             "SLUICE_LABELS_URI": str(folder / "source" / "labels"),
-            "SLUICE_SPARK_REMOTE": f"sc://127.0.0.1:{port}",
         }
     )
     with serve_lake(folder / "s3") as server, pytest.MonkeyPatch.context() as patch:
         for name, value in server.environment().items():
             patch.setenv(name, value)
-        with (folder / "spark.log").open("wb") as log:
-            spark = subprocess.Popen(
-                server_command(settings, port),
-                env={**os.environ, **server_environment(settings)},
-                cwd=folder,
-                stdout=log,
-                stderr=log,
-            )
-        try:
-            deadline = time.monotonic() + START_SECONDS
-            while not listens(port):
-                if spark.poll() is not None or time.monotonic() > deadline:
-                    pytest.fail((folder / "spark.log").read_text()[-3000:])
-                time.sleep(0.2)
-            yield OnS3(settings, server, spark)
-        finally:
-            session = SparkSession.getActiveSession()
-            if session is not None:
-                session.stop()
-            spark.terminate()
-            spark.wait(timeout=60)
+        with spark_server(folder / "spark", SLUICE_LAKE_URI=LAKE) as remote:
+            yield OnS3(settings.model_copy(update={"spark_remote": remote}), server)
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +108,7 @@ def test_feast_reads_the_features_from_s3(built: OnS3) -> None:
 def test_no_credential_is_in_a_command_line_a_log_a_receipt_or_a_file(built: OnS3) -> None:
     secret = built.server.secret.encode()
     commands = subprocess.run(["ps", "-eo", "args"], capture_output=True, check=True).stdout
-    assert str(built.spark.args[0]).encode() in commands  # type: ignore[index]
+    assert str(find_java()).encode() in commands
     assert secret not in commands
     assert secret not in " ".join(receipt.model_dump_json() for receipt in built.receipts).encode()
     for folder in (built.settings.home, built.server.folder, built.settings.home.parent):
