@@ -110,11 +110,6 @@ def midnight(day: date) -> datetime:
     return datetime(day.year, day.month, day.day, tzinfo=UTC)
 
 
-def day_interval(day: date) -> tuple[datetime, datetime]:
-    """The half-open interval [start, end) of a UTC day."""
-    return midnight(day), midnight(day + timedelta(days=1))
-
-
 def days_between(first: date, last: date) -> list[date]:
     """All days from first to last, both included."""
     return [first + timedelta(days=offset) for offset in range((last - first).days + 1)]

@@ -24,9 +24,9 @@ def good_row(number: int, day: date = DAY) -> str:
     return f"{number},{day}T20:{number // 60 % 60:02d}:{number % 60:02d}Z,{number % 7 + 1},3,12.50"
 
 
-def good_rows(count: int, day: date = DAY) -> list[str]:
-    """Rows with the transaction ids 1 to count."""
-    return [good_row(number, day) for number in range(1, count + 1)]
+def good_rows(count: int, day: date = DAY, first: int = 1) -> list[str]:
+    """Rows with the transaction ids from the first on."""
+    return [good_row(number, day) for number in range(first, first + count)]
 
 
 def put_transactions(settings: Settings, rows: list[str], day: date = DAY) -> Path:

@@ -30,7 +30,7 @@ from jobs.features.declarations import FEATURE_VERSION, Entity
 from jobs.features.inputs import (
     Record,
     Snapshot,
-    drop_record,
+    begin_record,
     first_input,
     keep_record,
     neighbours,
@@ -171,7 +171,7 @@ def _changed(settings: Settings, day: date, found: Snapshot) -> bool:
 
 def _build_all(days: list[date], lake: Lake, found: Snapshot, settings: Settings) -> None:
     for day in days:
-        drop_record(settings, day)
+        begin_record(settings, day)
     versions = found.versions | build_days(spark_session(settings), lake, days, found)
     for day in days:
         keep_record(settings, day, Record(inputs=found.inputs(day), versions=versions))

@@ -22,7 +22,7 @@ from jobs.conf.settings import Settings
 from jobs.core import Check, GateClosed, Outcome, Receipt, Stopwatch, Verdict, midnight
 from jobs.features.days import SeveralDays
 from jobs.features.declarations import Entity, longest_window, stored_features
-from jobs.features.inputs import first_input, read_record
+from jobs.features.inputs import first_input, last_record
 from jobs.features.tables import FEATURE_TABLES
 from jobs.lake.store import Lake, lake_of
 from jobs.lake.tables import TRANSACTIONS
@@ -77,17 +77,15 @@ def active_keys(transactions: pd.DataFrame, entity: Entity, as_of: pd.Timestamp,
     return set(transactions.loc[inside, f"{entity}_id"].tolist())
 
 
-def day_verdict(day: date, transactions: pd.DataFrame, lake: Lake, settings: Settings) -> tuple[Verdict, int]:
-    """The verdict on one day, and the rows that were checked.
-
-    Both sides are read at the versions of the day's build: what is published meanwhile is not its fault.
-    """
+def day_verdict(
+    day: date, transactions: pd.DataFrame, versions: dict[str, int], lake: Lake, settings: Settings
+) -> tuple[Verdict, int]:
+    """The verdict on one day, and the rows that were checked."""
     as_of = pd.Timestamp(midnight(day + timedelta(days=1)))
     windows: dict[Entity, int] = {
         "customer": longest_window("customer", 0),
         "terminal": longest_window("terminal", contract_of(settings).labels.delay_days),
     }
-    versions = built_from(settings, day)
     checks = []
     rows = 0
     for entity, table in FEATURE_TABLES.items():
@@ -100,17 +98,20 @@ def day_verdict(day: date, transactions: pd.DataFrame, lake: Lake, settings: Set
 
 
 def built_from(settings: Settings, day: date) -> dict[str, int]:
-    """Versions that the day's build read and wrote; empty where that is not known."""
-    record = read_record(settings, day)
+    """Versions that the day's last whole build read and wrote; empty where that is not known.
+
+    Both sides are read there: what is published or built again meanwhile is not the fault of these features.
+    """
+    record = last_record(settings, day)
     return record.versions if record else {}
 
 
 def with_transactions(
-    days: list[date], lake: Lake, settings: Settings
+    versions: dict[date, dict[str, int]], lake: Lake, settings: Settings
 ) -> Iterator[tuple[date, pd.DataFrame]]:
     """Each day with the transactions it was built from: days of one build share one read."""
     delay_days = contract_of(settings).labels.delay_days
-    for version, together in groupby(days, lambda day: built_from(settings, day).get(TRANSACTIONS.name)):
+    for version, together in groupby(versions, lambda day: versions[day].get(TRANSACTIONS.name)):
         built = list(together)
         transactions = lake.read(
             TRANSACTIONS,
@@ -129,8 +130,9 @@ def run(params: Params, settings: Settings) -> Receipt:
     lake = lake_of(settings)
     closed: dict[date, Verdict] = {}
     rows = checks = 0
-    for day, transactions in with_transactions(params.ascending(), lake, settings):
-        verdict, checked = day_verdict(day, transactions, lake, settings)
+    versions = {day: built_from(settings, day) for day in params.ascending()}
+    for day, transactions in with_transactions(versions, lake, settings):
+        verdict, checked = day_verdict(day, transactions, versions[day], lake, settings)
         _keep(_evidence(settings, day), verdict)
         rows += checked
         checks += len(verdict.checks)

@@ -1,7 +1,8 @@
 """What each day's features were built from: what comes late is noticed by the days that it changes.
 
 State: settings.work/features/DAY/inputs.json (digests of the input days and the table versions of the build),
-and owed-* beside it while a day that was built again still waits to be checked and served.
+`building` beside it while the day is being built again, and owed-* while a day that was built again still
+waits to be checked and served.
 """
 
 from __future__ import annotations
@@ -130,10 +131,22 @@ def neighbours(lake: Lake, first: date, last: date, delay_days: int, late_days: 
 
 def read_record(settings: Settings, day: date) -> Record | None:
     """What a day was built from; None where that is not known, so that it counts as changed."""
+    return None if _mark(settings, day).exists() else last_record(settings, day)
+
+
+def last_record(settings: Settings, day: date) -> Record | None:
+    """What the last whole build of a day read and wrote, also while another one is under way."""
     try:
         return Record.model_validate_json(_file(settings, day).read_text())
     except (FileNotFoundError, ValidationError):
         return None
+
+
+def begin_record(settings: Settings, day: date) -> None:
+    """Mark a day that is built from now on: after a build that is cut off it counts as changed."""
+    mark = _mark(settings, day)
+    mark.parent.mkdir(parents=True, exist_ok=True)
+    mark.touch()
 
 
 def keep_record(settings: Settings, day: date, record: Record) -> None:
@@ -143,10 +156,11 @@ def keep_record(settings: Settings, day: date, record: Record) -> None:
     scratch = path.with_suffix(f".{os.getpid()}")
     scratch.write_text(record.model_dump_json(indent=1))
     scratch.replace(path)
+    _mark(settings, day).unlink(missing_ok=True)
 
 
 def drop_record(settings: Settings, day: date) -> None:
-    """Forget what a day was built from before it is built: a build that is cut off leaves it unknown."""
+    """Forget what a day was built from: its features are others now."""
     _file(settings, day).unlink(missing_ok=True)
 
 
@@ -178,3 +192,7 @@ def one_build(settings: Settings) -> Iterator[None]:
 
 def _file(settings: Settings, day: date) -> Path:
     return settings.work / "features" / str(day) / "inputs.json"
+
+
+def _mark(settings: Settings, day: date) -> Path:
+    return _file(settings, day).with_name("building")

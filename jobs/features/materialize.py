@@ -71,11 +71,27 @@ def consecutive(days: list[date]) -> list[list[date]]:
 def materialize_days(days: list[date], lake: Lake, settings: Settings) -> Counter[str]:
     """Bring the rows of consecutive days online and compare a sample: how many rows, compared, newer online.
 
-    Of an entity's rows the newest is written: day after day, it would be the one that is left.
+    Of an entity's rows the newest is written: day after day, it would be the one that is left. Where the days
+    were built again meanwhile, what is online may be of either build: it is done again.
 
     Raises:
         SluiceError: a day has no features, or what is read back differs.
     """
+    while True:
+        versions = _versions(lake)
+        found, different = _materialize(days, lake, settings)
+        if different is None:
+            return found
+        if versions == _versions(lake):
+            raise SluiceError(different)
+
+
+def _versions(lake: Lake) -> list[int]:
+    return [lake.version(table) for table in FEATURE_TABLES.values()]
+
+
+def _materialize(days: list[date], lake: Lake, settings: Settings) -> tuple[Counter[str], str | None]:
+    """The counts, and the sentence about what differs, if anything does."""
     offline = {(day, entity): _rows(lake, entity, day) for day in days for entity in FEATURE_TABLES}
     store = feature_store(settings)
     # Feast prints its progress; standard output belongs to the receipt
@@ -91,13 +107,13 @@ def materialize_days(days: list[date], lake: Lake, settings: Settings) -> Counte
     for (day, entity), rows in offline.items():
         compared = compare(online, entity, rows)
         if compared["different"]:
-            raise SluiceError(
+            return found, (
                 f"online features of {day}: {compared['different']} of the entities read back differ from "
                 f"the tables; run `sluice materialize_features --day {day}` again, and if it stays so, look "
                 "whether another job writes the online store"
             )
         found.update(compared)
-    return found
+    return found, None
 
 
 def _rows(lake: Lake, entity: Entity, day: date) -> pd.DataFrame:

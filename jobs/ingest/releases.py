@@ -9,7 +9,7 @@ nobody can vouch for.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import date
 from typing import Any
@@ -32,7 +32,7 @@ Row = dict[str, Any]
 
 
 def is_releasable(rules: Iterable[str]) -> bool:
-    """Whether a person may vouch for a row that broke these rules."""
+    """Whether a person may vouch for a row that broke these rules; asked again in every later run."""
     return all(rule.endswith(RELEASABLE) and rule != NEVER for rule in rules)
 
 
@@ -57,19 +57,6 @@ def released_rows(lake: Lake, feed: str, day: date, digest: str) -> set[int]:
     part = feed_part(feed, day)
     rows = lake.read(QUARANTINE_RELEASES, first=part, last=part, columns=["row_number", "digest"])
     return {row["row_number"] for row in rows.to_pylist() if row["digest"] == digest}
-
-
-def without_released(broken: Mapping[int, list[str]], released: set[int]) -> dict[int, list[str]]:
-    """The broken rows that stay out.
-
-    A released row that has since come to break another rule (its transaction is published on another day)
-    stays out all the same.
-    """
-    return {
-        number: rules
-        for number, rules in broken.items()
-        if number not in released or not is_releasable(rules)
-    }
 
 
 def plan_release(settings: Settings, feed: str, day: date, numbers: set[int]) -> list[Row]:

@@ -1,13 +1,14 @@
 """Which rows are surplus copies: of another row of the file, or of one that is published already.
 
-In: the keys of the file. Out: for the rows that are copies of something, their numbers, 1 and up. One int64
-for each row of the file is held, and more only of rows whose key comes twice.
+In: the keys of the file. Out: for the rows that are copies of something, their numbers, 1 and up. Apart from
+them, the rows that a later file has brought already: whose day's own file comes after that one is no fault of
+its rows. One int64 for each row of the file is held, and more only of rows whose key comes twice.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from jobs.quality.chunks import Chunk
 from jobs.quality.feeds import Feed
 from jobs.quality.frame import incomplete, texts_in, typed
+from jobs.quality.suites import COPY, LATE
 from jobs.quality.values import Bools, Ints, Texts, values_of
 
 Chunks = Callable[[str | None], Iterator[Chunk]]
@@ -29,18 +31,32 @@ class Keys(NamedTuple):
     there: Bools
 
 
+class Published(NamedTuple):
+    """Which rows' keys are published already, and how."""
+
+    elsewhere: Bools  # with another day's file
+    late: Bools  # on this very day, as late rows of a later file
+
+    @classmethod
+    def nothing(cls, keys: Keys) -> Published:
+        """Where no key is published."""
+        none = np.zeros(len(keys.values), dtype=bool)
+        return cls(none, none)
+
+
 class Copies(NamedTuple):
     """Rows that are copies, by their number in the file."""
 
     rows: Ints  # ascending
     numbers: Ints
+    late: Bools  # of every row: a later file has brought it
 
-    def of(self, chunk: Chunk) -> NDArray[np.int64]:
-        """The copy number of each row of a chunk; 0 for one that is no copy."""
+    def of(self, chunk: Chunk) -> dict[str, NDArray[Any]]:
+        """The columns of a chunk that the rules look at: the copy number, 0 for none, and what came late."""
         found = np.zeros(chunk.size, dtype=np.int64)
         first, last = np.searchsorted(self.rows, (chunk.first, chunk.first + chunk.size))
         found[self.rows[first:last] - chunk.first] = self.numbers[first:last]
-        return found
+        return {COPY: found, LATE: self.late[chunk.first - 1 : chunk.first - 1 + chunk.size]}
 
 
 def read_keys(chunks: Chunks, feed: Feed, rows: int) -> Keys:
@@ -70,18 +86,20 @@ def repeated(keys: Keys) -> Bools:
     return np.isin(keys.values, twice) & keys.there if len(twice) else np.zeros(len(keys.values), dtype=bool)
 
 
-def find_copies(chunks: Chunks, feed: Feed, keys: Keys, elsewhere: Bools) -> Copies:
-    """Number the copies; `elsewhere` marks rows whose key is published with another file.
+def find_copies(chunks: Chunks, feed: Feed, keys: Keys, published: Published) -> Copies:
+    """Number the copies: the rows whose key is published elsewhere, and those whose key comes again.
 
     Of each key one row is kept: the first that can be read in full; of reports that differ in time, the
     latest.
     """
-    numbers = pd.Series(elsewhere[elsewhere].astype(np.int64), index=np.flatnonzero(elsewhere) + 1)
+    places = np.flatnonzero(published.elsewhere)
+    numbers = pd.Series(np.ones(len(places), dtype=np.int64), index=places + 1)
     twice = repeated(keys)
     if twice.any():
         numbers = numbers.add(_ranks(chunks, feed, keys, twice), fill_value=0)
     numbers = numbers[numbers > 0].sort_index()
-    return Copies(numbers.index.to_numpy(dtype=np.int64), np.asarray(numbers, dtype=np.int64))
+    rows = numbers.index.to_numpy(dtype=np.int64)
+    return Copies(rows, np.asarray(numbers, dtype=np.int64), published.late)
 
 
 def _ranks(chunks: Chunks, feed: Feed, keys: Keys, twice: Bools) -> pd.Series[int]:

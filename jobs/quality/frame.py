@@ -21,7 +21,7 @@ from jobs.core import SluiceError, midnight
 from jobs.lake.tables import RULE_SEPARATOR, TIMESTAMP, stored_type
 from jobs.quality.chunks import Chunk
 from jobs.quality.feeds import Feed
-from jobs.quality.suites import COPY, FIELDS, SECOND, Rule, missing, unreadable
+from jobs.quality.suites import FIELDS, SECOND, Rule, missing, unreadable
 from jobs.quality.values import Bools, Texts, values_of
 
 Frame = dict[str, NDArray[np.float64]]
@@ -72,9 +72,12 @@ def incomplete(values: Mapping[str, pa.Array], feed: Feed) -> Bools:
 
 
 def checked(
-    chunk: Chunk, values: Mapping[str, pa.Array], copies: NDArray[np.int64], feed: Feed, day: date
+    chunk: Chunk, values: Mapping[str, pa.Array], copies: Mapping[str, NDArray[Any]], feed: Feed, day: date
 ) -> Frame:
-    """What the rules look at, in the units of the contract's bounds; NaN where a rule does not apply."""
+    """What the rules look at, in the units of the contract's bounds; NaN where a rule does not apply.
+
+    `copies`: the columns that need the whole file and what is published (`Copies.of`).
+    """
     expected = len(feed.columns) + len(feed.ignored)
     # a column that may be absent counts as there: the rule about the number of fields knows the contract
     absent = expected - len(chunk.columns)
@@ -91,8 +94,7 @@ def checked(
     if feed.instant:
         moments = _floats(values[feed.instant].cast(pa.int64()))
         frame[SECOND] = (moments - midnight(day).timestamp() * 1e6) / 1e6
-    frame[COPY] = copies.astype(np.float64)
-    return frame
+    return frame | {name: column.astype(np.float64) for name, column in copies.items()}
 
 
 def broken_by(rule: Rule, frame: Mapping[str, NDArray[np.float64]]) -> Bools:

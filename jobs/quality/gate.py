@@ -60,7 +60,7 @@ def judge(
 ) -> tuple[Verdict, float | None, dict[str, str]]:
     """The verdict, the quality score and the alerts: rule -> sentence.
 
-    `bad_rows` counts the rows that broke any rule.
+    `bad_rows` counts the rows that broke any rule which is scored.
     """
     checks = [_evidence(run, rules)]
     if not may_be_empty:

@@ -19,6 +19,8 @@ FIELDS = "fields_found"
 SECOND = "second_of_day"
 COPY = "copy_number"
 DUPLICATE = "duplicate"
+LATE = "brought_late"
+LATE_ALREADY = "brought late already"
 SHAPE = "row: wrong number of fields"
 UNKNOWN = "unknown transaction"
 UNKNOWN_MANY = "unknown transaction: most of them"
@@ -63,6 +65,10 @@ def rules_of(feed: Feed, quality: Quality) -> tuple[Rule, ...]:
         name = f"{feed.instant}: outside the day"
         rules.append(Rule(name, SECOND, first, DAY_SECONDS, share, strict_max=True))
     rules.append(Rule(DUPLICATE, COPY, 0, 0, quality.duplicate_share_fail))
+    if feed.late_days:
+        # a repaired day is not to be refused because later files have helped out: told, never closed
+        share = quality.duplicate_share_warn
+        rules.append(Rule(LATE_ALREADY, LATE, 0, 0, share, critical=False, scored=False))
     return tuple(rules)
 
 

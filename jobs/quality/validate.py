@@ -33,7 +33,7 @@ from jobs.lake.store import lake_of
 from jobs.lake.tables import RULE_SEPARATOR
 from jobs.quality.checkpoint import Judge
 from jobs.quality.chunks import Chunk, open_rows
-from jobs.quality.copies import Copies, Keys, find_copies, read_keys
+from jobs.quality.copies import Copies, Keys, Published, find_copies, read_keys
 from jobs.quality.feeds import Feed
 from jobs.quality.findings import Finding, SuiteRun
 from jobs.quality.frame import (
@@ -52,17 +52,17 @@ from jobs.quality.gate import (
     unknown_figures,
     write_evidence,
 )
-from jobs.quality.suites import Rule
-from jobs.quality.values import Bools
+from jobs.quality.suites import LATE_ALREADY, Rule
 
 DIGEST_DIGITS = 16
+GOOD_OR_LATE = pa.array(["", LATE_ALREADY])
 
 
 class Tally(NamedTuple):
     """What was counted while a file was read."""
 
     rows: int
-    bad_rows: int  # broke a rule, also where a person has vouched for them since
+    bad_rows: int  # broke a rule that is scored, also where a person has vouched for them since
     good_rows: int
     broken_by_rule: dict[str, int]
     disagreements: list[str]  # rules of which Great Expectations counts other rows than we
@@ -75,15 +75,15 @@ def validate_landed(
     quality: Quality,
     rules: tuple[Rule, ...],
     *,
-    published: Callable[[Keys], Bools],
+    published: Callable[[Keys], Published],
     figures: Callable[[Keys, Tally], dict[str, float | None]],
     look: Callable[[pa.RecordBatch], None] = lambda good: None,
     may_be_empty: bool = False,
 ) -> Receipt:
     """Read, check, write the evidence.
 
-    `published` marks the rows whose key another file has published, `look` sees all good rows, and `figures`
-    gives what the rules about the day judge.
+    `published` marks the rows whose key another file has published, `look` sees all good rows and those that
+    a later file has brought, and `figures` gives what the rules about the day judge.
 
     Raises:
         GateClosed: the file does not pass; its evidence is written by then.
@@ -140,18 +140,17 @@ def _read_all(
             theirs = judging.rows(frame)
             disagreements |= {name for name, count in ours.items() if theirs.get(name) != count}
             texts = rule_texts(broken, chunk.size)
-            bad_rows += int((texts != "").sum())
+            bad_rows += int(np.any([broken[rule.name] for rule in of_rows if rule.scored], axis=0).sum())
             for place in _vouched_for(texts, released, chunk.first):
                 texts[place] = ""
                 for mask in broken.values():
                     mask[place] = False
             batch = parsed(chunk, values, texts, feed, day)
             writer.write_batch(batch)
-            good = batch.filter(pc.equal(batch["rule"], ""))
-            look(good)
+            look(batch.filter(pc.is_in(batch["rule"], GOOD_OR_LATE)))
             counts.update({name: int(mask.sum()) for name, mask in broken.items()})
             rows += chunk.size
-            good_rows += len(good)
+            good_rows += int((texts == "").sum())
     return Tally(
         rows, bad_rows, good_rows, {n: c for n, c in sorted(counts.items()) if c}, sorted(disagreements)
     )

@@ -6,8 +6,9 @@ receipt.
 Errors: SluiceError for a file that is no CSV or Parquet file or has other columns; GateClosed where the
 day breaks the policy (nulls, duplicates, quality score, volume, freshness, distribution, no rows, missing
 evidence). A low volume and a shifted distribution alert before they close the day.
-A transaction that another file has published is a duplicate here. Of two days that are validated at the same
-time neither sees the other; what slips through so is refused by build_frame.
+A transaction that another day's file has published is a duplicate here; one that a later file brought late to
+this very day stays that file's, and its row here is quarantined without a limit. Of two days that are
+validated at the same time neither sees the other; what slips through so is refused by build_frame.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from jobs.core import DayParams, Receipt
 from jobs.ingest.landing import landed_rows
 from jobs.lake.store import Lake, lake_of
 from jobs.lake.tables import TRANSACTIONS
-from jobs.quality.copies import Keys
+from jobs.quality.copies import Keys, Published
 from jobs.quality.feeds import transactions_feed
 from jobs.quality.figures import READ_ROWS, Sampler, distribution_figures, reference_of, volume_figures
 from jobs.quality.suites import rules_of, transactions_rules
@@ -46,24 +47,43 @@ def same_weekdays(settings: Settings, feed: str, day: date, weeks: int) -> list[
     return landed_rows(settings, feed, days)
 
 
-def published_elsewhere(keys: Keys, lake: Lake, day: date) -> NDArray[np.bool_]:
+def published_before(keys: Keys, lake: Lake, day: date) -> Published:
     """Rows whose id another file has published on a day around this one; never are all ids held at once."""
-    found = np.zeros(len(keys.values), dtype=bool)
     if not keys.there.any():
-        return found
-    around = timedelta(days=LOOK_BACK_DAYS)
-    columns = ["transaction_id", "file_day"]
+        return Published.nothing(keys)
+    around, today = timedelta(days=LOOK_BACK_DAYS), np.datetime64(day)
+    columns = ["transaction_id", "day", "file_day"]
     lowest, highest = keys.values[keys.there].min(), keys.values[keys.there].max()
-    held: list[NDArray[np.int64]] = []
+    elsewhere, late = _Held(keys), _Held(keys)
     for batch in lake.scan(TRANSACTIONS, first=day - around, last=day + around, columns=columns):
-        ids, brought = (batch[name].to_numpy(zero_copy_only=False) for name in columns)
-        held.append(ids[(ids >= lowest) & (ids <= highest) & (brought != np.datetime64(day))])
-        if sum(map(len, held)) > READ_ROWS:
-            found |= np.isin(keys.values, np.concatenate(held))
-            held = []
-    if any(map(len, held)):
-        found |= np.isin(keys.values, np.concatenate(held))
-    return found & keys.there
+        ids, days, brought = (batch[name].to_numpy(zero_copy_only=False) for name in columns)
+        others = (ids >= lowest) & (ids <= highest) & (brought != today)
+        elsewhere.add(ids[others & (days != today)])
+        late.add(ids[others & (days == today)])
+    return Published(elsewhere.found(), late.found())
+
+
+class _Held:
+    """Some published ids at a time, and the rows that have one of them."""
+
+    def __init__(self, keys: Keys) -> None:
+        self._keys = keys
+        self._found = np.zeros(len(keys.values), dtype=bool)
+        self._ids: list[NDArray[np.int64]] = []
+
+    def add(self, ids: NDArray[np.int64]) -> None:
+        self._ids.append(ids)
+        if sum(map(len, self._ids)) > READ_ROWS:
+            self._look()
+
+    def found(self) -> NDArray[np.bool_]:
+        self._look()
+        return self._found & self._keys.there
+
+    def _look(self) -> None:
+        if any(map(len, self._ids)):
+            self._found |= np.isin(self._keys.values, np.concatenate(self._ids))
+        self._ids = []
 
 
 def run(params: Params, settings: Settings) -> Receipt:
@@ -89,7 +109,7 @@ def run(params: Params, settings: Settings) -> Receipt:
         day,
         quality,
         (*rules_of(feed, quality), *transactions_rules(quality, contract.transactions.newest_event_hours)),
-        published=lambda keys: published_elsewhere(keys, lake, day),
+        published=lambda keys: published_before(keys, lake, day),
         figures=figures,
         look=sampler.add,
     )

@@ -21,7 +21,6 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -32,7 +31,7 @@ from jobs.core import GateClosed, SluiceError, StrictModel
 from jobs.lake.store import lake_of
 from jobs.lake.tables import QUARANTINE, TRANSACTIONS
 from jobs.quality.chunks import Chunk, count_rows, open_rows
-from jobs.quality.copies import find_copies, read_keys
+from jobs.quality.copies import Published, find_copies, read_keys
 from jobs.quality.feeds import transactions_feed
 from jobs.quality.frame import broken_by, check_columns, checked, parsed, rule_texts, typed
 from jobs.quality.suites import rules_of
@@ -219,7 +218,7 @@ def account_of_rows(settings: Settings, data: bytes) -> Tally:
         landed = count_rows(data, feed.format, where)
         check_columns(open_rows(data, feed.format, where).header, feed, where)
         keys = read_keys(chunks, feed, landed)
-        copies = find_copies(chunks, feed, keys, np.zeros(len(keys.values), dtype=bool))
+        copies = find_copies(chunks, feed, keys, Published.nothing(keys))
         batches = []
         for chunk in chunks(None):
             values = typed(chunk, feed)

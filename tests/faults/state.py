@@ -20,10 +20,13 @@ State = dict[str, str]
 
 
 def contents(settings: Settings) -> State:
-    """Digest of each table, of each step of a backfill, and of what the validations say and hand on."""
+    """Digest of each table, of each step of a backfill, and of what the validations say and hand on.
+
+    A table without rows is to every reader what a table that is not there is.
+    """
     lake = lake_of(settings)
     tables = [table for table in every_table(lake) if table is not BACKFILLS]
-    found = {table.name: content_digest(lake.read(table)) for table in tables}
+    found = {table.name: content_digest(rows) for table in tables if len(rows := lake.read(table))}
     # a swap notes its intent before its end: each step of the ledger is a whole of its own
     found |= {f"{entry.name}, step {entry.step}": _without_clock(entry) for entry in steps_of(lake)}
     for file in sorted(settings.work.glob("*/*/*")):

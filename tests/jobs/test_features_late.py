@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from datetime import date, timedelta
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -14,6 +15,7 @@ from jobs.core import GateClosed
 from jobs.features import build, check, materialize
 from jobs.features.days import SeveralDays
 from jobs.features.inputs import one_build, owed, read_record
+from jobs.features.online import OnlineFeatures
 from jobs.features.tables import CUSTOMER_FEATURES, FEATURE_TABLES
 from jobs.lake.store import content_digest, lake_of
 from tests.features_data import DAY, label_rows, put, transaction_rows
@@ -140,6 +142,45 @@ def test_a_check_holds_features_against_what_they_were_built_from(spark_home: Se
     check.run(check.Params(day=LAST), spark_home)
     with pytest.raises(GateClosed, match=f"features of {LATE}: fail: customer rows missing"):
         check.run(check.Params(day=LAST, days=f"{LAST},{LATE}"), spark_home)
+
+
+def test_a_check_while_another_run_builds_the_day_again_judges_the_build_before(
+    spark_home: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for day in (FIRST, LAST):
+        put(spark_home, TRANSACTIONS_OF[day])
+        days_built(spark_home, day)
+    put(spark_home, TRANSACTIONS_OF[LATE])  # customer 3 is new
+    with monkeypatch.context() as patch:
+        patch.setattr(build, "build_days", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            build.run(build.Params(day=LATE), spark_home)
+    check.run(check.Params(day=LAST), spark_home)
+    assert days_built(spark_home, LATE) == [LATE, LAST]
+
+
+def test_days_that_are_built_again_while_they_are_served_are_served_again(
+    spark_home: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for day in (FIRST, LAST):
+        put(spark_home, TRANSACTIONS_OF[day])
+        days_built(spark_home, day)
+    compared: list[date] = []
+
+    def meanwhile(*arguments: Any) -> dict[str, int]:
+        if not compared:
+            compared.append(LATE)
+            put(spark_home, TRANSACTIONS_OF[LATE])
+            days_built(spark_home, LATE)
+            with monkeypatch.context() as patch:
+                patch.setattr(materialize, "compare", unpatched)
+                served(spark_home, LATE, [LATE, LAST])
+        return unpatched(*arguments)
+
+    unpatched = materialize.compare
+    monkeypatch.setattr(materialize, "compare", meanwhile)
+    materialize.run(materialize.Params(day=LAST), spark_home)
+    assert OnlineFeatures(spark_home).row("customer", 3)[1]["customer_count_7d"] == 1.0
 
 
 def test_one_build_waits_for_the_other(home: Settings) -> None:

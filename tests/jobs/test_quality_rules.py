@@ -79,6 +79,12 @@ def nothing(home: Settings) -> None:
     """No history."""
 
 
+def late_rows_brought(home: Settings) -> None:
+    """The next day's file has brought some of the day's rows, which came late."""
+    put_transactions(home, [*good_rows(MANY, NEXT, first=1_000), *good_rows(BAD)], NEXT)
+    ingest_day(home, NEXT)
+
+
 def priced(euros: Callable[[int], float], hour: int = 20) -> list[str]:
     """300 rows with an amount each."""
     return [
@@ -107,6 +113,7 @@ TRANSACTION_DAYS: dict[str, tuple[Callable[[Settings], None], list[str], bool]] 
     "amount_minor: not money": (nothing, day_with(ROW.replace("1.00", "1.005")), True),
     "amount_minor: bounds": (nothing, day_with(ROW.replace("1.00", "20000.01")), True),
     "duplicate": (nothing, [*good_rows(MANY - BAD), *[good_row(1)] * BAD], True),
+    "brought late already": (late_rows_brought, good_rows(MANY), False),
     "volume": (weeks_of(MANY + 100), good_rows(MANY), False),
     "volume: collapsed": (weeks_of(2 * MANY + 10), good_rows(MANY), True),
     "freshness": (nothing, [line.replace("T20:", "T17:") for line in good_rows(MANY)], True),
@@ -307,6 +314,26 @@ def test_a_late_row_that_its_own_days_file_has_brought_is_a_duplicate(home: Sett
     late_file(home, good_row(5_000, EVE))
     receipts = ingest_day(home)
     assert receipts["validate_transactions"].facts["broken_by_rule"] == {"duplicate": 1}
+
+
+@pytest.mark.parametrize("brought", [BAD, MANY])
+def test_a_repaired_day_passes_however_many_of_its_rows_a_later_file_has_brought(
+    home: Settings, brought: int
+) -> None:
+    transactions_of_other_days(home, amount=1250)
+    put_transactions(home, [*good_rows(MANY, NEXT, first=1_000), *good_rows(brought)], NEXT)
+    ingest_day(home, NEXT)
+    put_transactions(home, good_rows(MANY))
+    receipts = ingest_day(home)
+    facts = receipts["validate_transactions"].facts
+    assert facts["broken_by_rule"] == {"brought late already": brought}
+    assert facts["quality_score"] == 1.0
+    rows = lake_of(home).read(TRANSACTIONS, first=DAY, last=DAY)
+    assert sorted(rows["transaction_id"].to_pylist()) == list(range(1, MANY + 1))
+    before = content_digest(lake_of(home).read(TRANSACTIONS))
+    for day in (NEXT, DAY):
+        ingest_day(home, day)
+        assert content_digest(lake_of(home).read(TRANSACTIONS)) == before
 
 
 def test_a_file_with_nothing_but_late_rows_is_not_fresh(home: Settings) -> None:

@@ -17,7 +17,6 @@ from jobs.ingest.releases import (
     release,
     released_rows,
     values_of,
-    without_released,
 )
 from jobs.lake.store import lake_of
 from jobs.lake.tables import LABELS, QUARANTINE, QUARANTINE_RELEASES, TRANSACTIONS
@@ -159,7 +158,6 @@ def test_a_row_of_an_older_file_than_the_newest_is_not_released(ingested: Settin
 
 
 def test_a_released_row_that_became_a_copy_stays_out(ingested: Settings) -> None:
-    assert without_released({7: ["amount_minor: bounds"], 8: ["duplicate"]}, {7, 8}) == {8: ["duplicate"]}
     vouch("--yes")
     put_transactions(ingested, [good_row(301, NEXT)], NEXT)
     ingest_day(ingested, NEXT)
