@@ -182,9 +182,7 @@ def rewritten(story: Story) -> dict[str, Any]:
 
     airflow.wait_for("the question of the swap", asks, 180, every=0.5)
     seen["state when asked"] = newest_backfill(story).state
-    time.sleep(
-        READING_SECONDS
-    )  # as a person reads it; Airflow closes the task that asked meanwhile
+    time.sleep(READING_SECONDS)  # as a person reads it; Airflow closes the task that asked meanwhile
     chain.approver.respond("fraud_backfill", seen["run"], "approve_swap", "Approve")
     seen["run ended"] = airflow.wait_run("fraud_backfill", seen["run"])["state"]
     seen["entry"] = newest_backfill(story)
