@@ -34,8 +34,8 @@ status: ## Say what runs, where, and what it takes
 test: setup ## Everything that CI runs
 	@bash .ci/test
 
-faults: setup ## Kill, damage and fill up everything, at length [KILLS=50 FILES=10000]; .bench/faults.json
-	@$(VENV)/python -m tests.faults "$(or $(KILLS),50)" "$(or $(FILES),10000)"
+faults: setup ## Kill, damage and fill up everything, at length [KILLS=100 FILES=10000]; .bench/faults.json
+	@$(VENV)/python -m tests.faults "$(or $(KILLS),100)" "$(or $(FILES),10000)"
 
 check: setup ## Format, lint, types, import rules: no test
 	@$(VENV)/ruff format --check .

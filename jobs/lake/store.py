@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -27,8 +27,13 @@ from jobs.lake.tables import Table
 from jobs.locks import file_lock
 from jobs.s3_address import is_s3
 
+if TYPE_CHECKING:
+    from pyarrow.dataset import Scanner
+
 # left alone, a table forgets versions after 30 days, also pinned ones: vacuum_tables cuts the log instead
 LOG_KEPT = {"delta.enableExpiredLogCleanup": "false"}
+# commits between two summaries of the log; a job opens its tables some twenty times and reads what came since
+CHECKPOINTED = {"delta.checkpointInterval": "20"}
 
 
 class Layer(NamedTuple):
@@ -104,15 +109,8 @@ class Lake:
                     "vacuum_tables has cleaned it away"
                 ) from None
             return table.schema.empty_table().select(wanted)
-        kind = table.schema.field(table.partition).type
-        bounds = ((">=", first), ("<=", last))
-        filters = [
-            (table.partition, comparison, pa.scalar(str(bound)).cast(kind).as_py())
-            for comparison, bound in bounds
-            if bound is not None
-        ]
         with self.explained(table):
-            rows = delta.to_pyarrow_table(columns=wanted, filters=filters or None)
+            rows = _scanner(delta, table, first, last, wanted).to_table()
         target = pa.schema([table.schema.field(name) for name in wanted if name in table.schema.names])
         return rows.cast(target) if len(target) == len(wanted) else rows
 
@@ -124,15 +122,9 @@ class Lake:
             delta = self.delta(table)
         except TableMissing:
             return
-        kind = table.schema.field(table.partition).type
-        within = pc.scalar(True)
-        if first is not None:
-            within &= pc.field(table.partition) >= pa.scalar(str(first)).cast(kind)
-        if last is not None:
-            within &= pc.field(table.partition) <= pa.scalar(str(last)).cast(kind)
         target = pa.schema([table.schema.field(name) for name in columns])
         with self.explained(table):
-            for batch in delta.to_pyarrow_dataset().scanner(columns=columns, filter=within).to_batches():
+            for batch in _scanner(delta, table, first, last, columns).to_batches():
                 yield batch.cast(target)
 
     def partitions(self, table: Table) -> list[str]:
@@ -234,7 +226,7 @@ class Lake:
             schema=table.schema,
             partition_by=[table.partition],
             description=description or None,
-            configuration=LOG_KEPT,
+            configuration=LOG_KEPT | CHECKPOINTED,
             storage_options=storage_options(self.address),
         )
 
@@ -249,6 +241,22 @@ class Lake:
 
             require_held()
         return delta
+
+
+def _scanner(
+    delta: DeltaTable, table: Table, first: date | str | None, last: date | str | None, columns: list[str]
+) -> Scanner:
+    """Rows whose partition lies in [first, last]: only their files are looked at, however many there are."""
+    kind, bounds = table.schema.field(table.partition).type, []
+    within = pc.scalar(True)
+    if first is not None:
+        bounds.append((table.partition, ">=", str(first)))
+        within &= pc.field(table.partition) >= pa.scalar(str(first)).cast(kind)
+    if last is not None:
+        bounds.append((table.partition, "<=", str(last)))
+        within &= pc.field(table.partition) <= pa.scalar(str(last)).cast(kind)
+    dataset = delta.to_pyarrow_dataset(file_pruning_predicate=bounds or None)
+    return dataset.scanner(columns=columns, filter=within)
 
 
 def lake_of(settings: Settings) -> Lake:

@@ -92,12 +92,13 @@ def validate_landed(
     landed = newest(settings, feed.name, day)
     where = f"{feed.name} of {day} ({landed.address})"
     path = landed_object(settings, landed)
-    check_columns(open_rows(path, feed.format, where).header, feed, where)
+    first_pass = open_rows(path, feed.format, where)
+    check_columns(first_pass.header, feed, where)
+    keys = read_keys(first_pass.chunks, feed, landed.rows)
 
     def chunks(only: str | None) -> Iterator[Chunk]:
         return open_rows(path, feed.format, where).chunks(only)
 
-    keys = read_keys(chunks, feed, landed.rows)
     copies = find_copies(chunks, feed, keys, published(keys))
     judging = Judge(feed.name, rules)
     folder = evidence_folder(settings, feed.name, day)

@@ -141,7 +141,7 @@ SELECT sum({DUCKDB_MISSING})::BIGINT, sum({DUCKDB_UNREADABLE})::BIGINT, sum({DUC
 FROM rows
 """
 DUCKDB_PSI = """
-WITH reference AS (SELECT amount_minor FROM '{history}/*/*.parquet'),
+WITH reference AS (SELECT amount_minor FROM '{history}/day=*/*.parquet'),
 edges AS (SELECT quantile_cont(amount_minor, [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]) AS e
           FROM reference),
 a AS (SELECT len(list_filter(e, lambda x: x < amount_minor)) AS bin, count(*) AS n
