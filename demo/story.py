@@ -55,9 +55,9 @@ def offer_slow_version(chain: Chain) -> None:
 
 
 def watch(chain: Chain) -> str:
-    """Days go by until the monitor has asked for a model that its gate lets through; gives it, or ''.
+    """Days go by until the monitor has asked for a model that is clearly better; gives it, or ''.
 
-    On a source without a new pattern nothing needs to happen: after some days a model is trained by hand
+    A simulated pattern is learnt once enough of it was seen, so whoever may decide waits for that. On a source without a new pattern nothing needs to happen: after some days a model is trained by hand
     where the plan has days left for its promotion.
     """
     retrainings = 0
@@ -72,8 +72,10 @@ def watch(chain: Chain) -> str:
         retrainings += 1
         must(chain.plan.pattern_from is not None or not chain.plan.simulated, "retraining without a reason")
         version = chain.trained(chain.retraining_of(decision, known))
-        if chain.gate(version) != "blocked":
+        gate = chain.gate(version)
+        if gate == "automatic" or (gate != "blocked" and not chain.plan.simulated):
             return version
+        say(f"version {version} is not offered: it is not clearly better yet")
     if chain.plan.simulated:
         must(chain.plan.pattern_from is None, "the new fraud pattern led to no better model")
         return ""
