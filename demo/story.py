@@ -57,8 +57,9 @@ def offer_slow_version(chain: Chain) -> None:
 def watch(chain: Chain) -> str:
     """Days go by until the monitor has asked for a model that is clearly better; gives it, or ''.
 
-    A simulated pattern is learnt once enough of it was seen, so whoever may decide waits for that. On a source without a new pattern nothing needs to happen: after some days a model is trained by hand
-    where the plan has days left for its promotion.
+    A simulated pattern is learnt once enough of it was seen, so whoever decides waits for that. On a source
+    without a new pattern nothing needs to happen: after some days a model is trained by hand where the plan
+    has days left for its promotion.
     """
     retrainings = 0
     quiet_until = chain.played.toordinal() + QUIET_DAYS
