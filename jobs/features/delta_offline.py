@@ -27,10 +27,12 @@ from feast.infra.registry.base_registry import BaseRegistry
 from feast.repo_config import RepoConfig
 
 from jobs.core import SluiceError
+from jobs.features.tables import FEATURE_TABLES
 from jobs.lake.at import unreadable
 from jobs.lake.storage import TableMissing, explained, open_table
+from jobs.lake.store import scanner
 
-PARTITION = "day"
+TABLES = {table.name: table for table in FEATURE_TABLES.values()}
 
 
 class DeltaDuckDBOfflineStoreConfig(DuckDBOfflineStoreConfig):  # type: ignore[misc]
@@ -129,7 +131,7 @@ def _reader(config: RepoConfig, start: datetime, end: datetime) -> Callable[[Dat
     def read(source: DataSource, _repository: str) -> ibis.Table:
         if not isinstance(source, FileSource) or not isinstance(source.file_format, DeltaFormat):
             raise SluiceError(f"feature source {source.name}: only Delta tables are read here")
-        what = f"table {source.name}"
+        declared, what = TABLES[source.name], f"table {source.name}"
         version = config.offline_store.versions.get(source.name)
         try:
             table = open_table(what, source.path, version)
@@ -143,7 +145,7 @@ def _reader(config: RepoConfig, start: datetime, end: datetime) -> Callable[[Dat
                 raise
             raise unreadable(source.name, version, error) from None
         with explained(what, source.path):
-            rows = table.to_pyarrow_table(filters=[(PARTITION, ">=", first), (PARTITION, "<=", last)])
+            rows = scanner(table, declared, first, last, declared.schema.names).to_table()
         # DuckDB casts a zoned time in the session's zone, which is the machine's unless told.
         backend = ibis.get_backend()
         backend.raw_sql("SET TimeZone = 'UTC'")

@@ -11,13 +11,12 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.dataset as ds
-from deltalake import CommitProperties, write_deltalake
+from deltalake import CommitProperties, DeltaTable, write_deltalake
 
 from jobs.core import SluiceError
 from jobs.lake.evolve import evolve
 from jobs.lake.storage import TableMissing
-from jobs.lake.store import Lake, conform, content_digest
+from jobs.lake.store import Lake, conform, content_digest, scanner
 from jobs.lake.tables import Table
 
 
@@ -76,30 +75,28 @@ def read_range(
 
     A column that was declared after this version was written is null.
     """
-    names = columns or table.schema.names
-    schema = pa.schema([table.schema.field(name) for name in names])
+    schema = pa.schema([table.schema.field(name) for name in columns or table.schema.names])
     try:
-        dataset = lake.delta(table, version).to_pyarrow_dataset()
+        delta = lake.delta(table, version)
     except TableMissing:
         return pa.RecordBatchReader.from_batches(schema, [])
-    kind = table.schema.field(table.partition).type
-    low, high = (pa.scalar(name).cast(kind) for name in (first, last))
-    within = (ds.field(table.partition) >= low) & (ds.field(table.partition) <= high)
-    batches = dataset.scanner(
-        columns=[name for name in names if name in dataset.schema.names], filter=within
-    ).to_batches()
-    return pa.RecordBatchReader.from_batches(schema, _cast(batches, schema))
+    return pa.RecordBatchReader.from_batches(schema, _batches(lake, table, delta, first, last, schema))
 
 
-def _cast(batches: Iterator[pa.RecordBatch], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
-    for batch in batches:
-        columns = [
-            batch[field.name].cast(field.type)
-            if field.name in batch.schema.names
-            else pa.nulls(len(batch), field.type)
-            for field in schema
-        ]
-        yield pa.RecordBatch.from_arrays(columns, schema=schema)
+def _batches(
+    lake: Lake, table: Table, delta: DeltaTable, first: str, last: str, schema: pa.Schema
+) -> Iterator[pa.RecordBatch]:
+    with lake.explained(table):
+        stored = {field.name for field in delta.schema().fields}
+        names = [name for name in schema.names if name in stored]
+        for batch in scanner(delta, table, first, last, names).to_batches():
+            columns = [
+                batch[field.name].cast(field.type)
+                if field.name in stored
+                else pa.nulls(len(batch), field.type)
+                for field in schema
+            ]
+            yield pa.RecordBatch.from_arrays(columns, schema=schema)
 
 
 def partitions_within(lake: Lake, table: Table, first: str, last: str) -> list[str]:
@@ -110,9 +107,11 @@ def partitions_within(lake: Lake, table: Table, first: str, last: str) -> list[s
 def range_size(lake: Lake, table: Table, first: str, last: str) -> tuple[int, int]:
     """Rows and bytes of a range, from the files' own figures."""
     try:
-        actions = lake.delta(table).get_add_actions(flatten=True)
+        delta = lake.delta(table)
     except TableMissing:
         return 0, 0
+    with lake.explained(table):
+        actions = delta.get_add_actions(flatten=True)
     files = pa.table(actions).select([f"partition.{table.partition}", "size_bytes"]).to_pylist()
     size = sum(
         file["size_bytes"] for file in files if first <= str(file[f"partition.{table.partition}"]) <= last
@@ -129,9 +128,12 @@ def range_digests(
         delta = lake.delta(table, version)
     except TableMissing:
         return {}
-    names = sorted({str(value[table.partition]) for value in delta.partitions()})
+    with lake.explained(table):
+        names = sorted({str(value[table.partition]) for value in delta.partitions()})
     return {
-        name: content_digest(read_range(lake, table, name, name, version=version).read_all())
+        name: content_digest(
+            pa.Table.from_batches(_batches(lake, table, delta, name, name, table.schema), table.schema)
+        )
         for name in names
         if first <= name <= last
     }
@@ -143,5 +145,6 @@ def commits_after(lake: Lake, table: Table, version: int) -> list[dict[str, Any]
         delta = lake.delta(table)
     except TableMissing:
         return []
-    newer = delta.version() - version
-    return delta.history(newer) if newer > 0 else []
+    with lake.explained(table):
+        newer = delta.version() - version
+        return delta.history(newer) if newer > 0 else []

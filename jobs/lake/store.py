@@ -110,7 +110,7 @@ class Lake:
                 ) from None
             return table.schema.empty_table().select(wanted)
         with self.explained(table):
-            rows = _scanner(delta, table, first, last, wanted).to_table()
+            rows = scanner(delta, table, first, last, wanted).to_table()
         target = pa.schema([table.schema.field(name) for name in wanted if name in table.schema.names])
         return rows.cast(target) if len(target) == len(wanted) else rows
 
@@ -124,7 +124,7 @@ class Lake:
             return
         target = pa.schema([table.schema.field(name) for name in columns])
         with self.explained(table):
-            for batch in _scanner(delta, table, first, last, columns).to_batches():
+            for batch in scanner(delta, table, first, last, columns).to_batches():
                 yield batch.cast(target)
 
     def partitions(self, table: Table) -> list[str]:
@@ -243,7 +243,7 @@ class Lake:
         return delta
 
 
-def _scanner(
+def scanner(
     delta: DeltaTable, table: Table, first: date | str | None, last: date | str | None, columns: list[str]
 ) -> Scanner:
     """Rows whose partition lies in [first, last]: only their files are looked at, however many there are."""

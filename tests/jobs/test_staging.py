@@ -11,7 +11,7 @@ import pytest
 from jobs.conf.settings import Settings
 from jobs.core import SluiceError
 from jobs.lake.at import LakeAt, versions_of
-from jobs.lake.ranges import commits_after, read_range, replace_range
+from jobs.lake.ranges import commits_after, range_digests, read_range, replace_range
 from jobs.lake.staging import StagedLake
 from jobs.lake.store import lake_of
 from jobs.lake.tables import MERGED_LABELS
@@ -104,6 +104,18 @@ def test_a_range_is_replaced_in_one_commit_that_carries_its_note(home: Settings)
     assert counts == {DAYS[0]: 1, DAYS[1]: 5, DAYS[3]: 5, DAYS[4]: 1}
     earlier = read_range(lake, MERGED_LABELS, str(DAYS[1]), str(DAYS[2]), version=before).read_all()
     assert earlier["rows"].to_pylist() == [1, 1]
+
+
+def test_a_file_that_is_gone_is_one_sentence_about_the_table(home: Settings) -> None:
+    lake = lake_of(home)
+    lake.replace(MERGED_LABELS, rows(DAYS[0]), DAYS[0])
+    for file in (home.home / "lake").rglob("day=*/*.parquet"):
+        file.unlink()
+    day = str(DAYS[0])
+    for read in (lambda: read_range(lake, MERGED_LABELS, day, day).read_all(),
+                 lambda: range_digests(lake, MERGED_LABELS, day, day)):  # fmt: skip
+        with pytest.raises(SluiceError, match="^table merged_labels at "):
+            read()
 
 
 def test_rows_outside_of_the_range_are_refused_and_nothing_is_written(home: Settings) -> None:
