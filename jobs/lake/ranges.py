@@ -87,12 +87,21 @@ def _batches(
     lake: Lake, table: Table, delta: DeltaTable, first: str, last: str, schema: pa.Schema
 ) -> Iterator[pa.RecordBatch]:
     with lake.explained(table):
+        # here and not while they are read: delta-rs may be the reader, and cannot be asked anything then
         stored = {field.name for field in delta.schema().fields}
         names = [name for name in schema.names if name in stored]
-        for batch in scanner(delta, table, first, last, names).to_batches():
+        batches = scanner(delta, table, first, last, names).to_batches()
+    return _declared(lake, table, batches, schema)
+
+
+def _declared(
+    lake: Lake, table: Table, batches: Iterator[pa.RecordBatch], schema: pa.Schema
+) -> Iterator[pa.RecordBatch]:
+    with lake.explained(table):
+        for batch in batches:
             columns = [
                 batch[field.name].cast(field.type)
-                if field.name in stored
+                if field.name in batch.schema.names
                 else pa.nulls(len(batch), field.type)
                 for field in schema
             ]
