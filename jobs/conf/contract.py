@@ -62,6 +62,9 @@ class Column(StrictModel):
         return self
 
 
+LATE_DAYS_MAX = 35  # as far as a day's validation looks for its keys on other days
+
+
 class TransactionFeed(StrictModel):
     """One file a day of card transactions.
 
@@ -74,7 +77,9 @@ class TransactionFeed(StrictModel):
     columns: dict[str, Column] = Field(description="standard name -> column, in this order")
     ignored: tuple[str, ...] = Field((), description="source columns that are never published")
     rows_per_day: int = Field(ge=1, description="usual volume; the gate compares with real weekdays")
-    late_days: int = Field(0, ge=0, description="a file may bring rows of this many days before its own")
+    late_days: int = Field(
+        0, ge=0, le=LATE_DAYS_MAX, description="a file may bring rows of this many days before its own"
+    )
     due_hours: float = Field(ge=0, description="a day's file is due this many hours after the day's end")
     newest_event_hours: float = Field(
         gt=0, le=24, description="the newest event of a whole file lies within this of its day's end"

@@ -147,7 +147,7 @@ def run(params: Params, settings: Settings) -> Receipt:
         waiting = {other for other in around if owed(settings, other)}
         for other in changed:
             owe(settings, other)
-        _build_all(sorted([*asked, *changed]), lake, found, settings)
+        _build_all(sorted([*asked, *changed]), changed, lake, found, settings)
         return _receipt(lake, asked, sorted({*asked, *changed, *waiting}), watch)
 
 
@@ -160,7 +160,7 @@ def _require(days: list[date], found: Snapshot) -> None:
         raise SluiceError(
             f"features of {days[0]}{f' to {days[-1]}' if len(days) > 1 else ''}: the table transactions has "
             f"no file of {named}{more}; run `sluice publish_transactions --day {missing[0]}` (DAG "
-            "fraud_ingest) first"
+            "fraud_ingest) first, or a backfill with the later files that have brought all of its rows"
         )
 
 
@@ -169,10 +169,12 @@ def _changed(settings: Settings, day: date, found: Snapshot) -> bool:
     return record is None or record.inputs != found.inputs(day)
 
 
-def _build_all(days: list[date], lake: Lake, found: Snapshot, settings: Settings) -> None:
+def _build_all(days: list[date], owing: list[date], lake: Lake, found: Snapshot, settings: Settings) -> None:
     for day in days:
         begin_record(settings, day)
     versions = found.versions | build_days(spark_session(settings), lake, days, found)
+    for day in owing:
+        owe(settings, day)  # once more: a run that was serving it may have settled what was owed before
     for day in days:
         keep_record(settings, day, Record(inputs=found.inputs(day), versions=versions))
     LOGGER.info("features of %d days built, %s to %s", len(days), days[0], days[-1])

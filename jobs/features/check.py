@@ -19,10 +19,10 @@ import pandas as pd
 from jobs.conf.contract import contract_of
 from jobs.conf.policy import policy_of
 from jobs.conf.settings import Settings
-from jobs.core import Check, GateClosed, Outcome, Receipt, Stopwatch, Verdict, midnight
+from jobs.core import Check, GateClosed, Outcome, Receipt, SluiceError, Stopwatch, Verdict, midnight
 from jobs.features.days import SeveralDays
 from jobs.features.declarations import Entity, longest_window, stored_features
-from jobs.features.inputs import first_input, last_record
+from jobs.features.inputs import first_input, is_being_built, last_record
 from jobs.features.tables import FEATURE_TABLES
 from jobs.lake.store import Lake, lake_of
 from jobs.lake.tables import TRANSACTIONS
@@ -113,13 +113,18 @@ def with_transactions(
     delay_days = contract_of(settings).labels.delay_days
     for version, together in groupby(versions, lambda day: versions[day].get(TRANSACTIONS.name)):
         built = list(together)
-        transactions = lake.read(
-            TRANSACTIONS,
-            first=first_input(built[0], delay_days),
-            last=built[-1],
-            columns=["event_time", "available_at", "customer_id", "terminal_id"],
-            version=version,
-        ).to_pandas()
+        try:
+            transactions = lake.read(
+                TRANSACTIONS,
+                first=first_input(built[0], delay_days),
+                last=built[-1],
+                columns=["event_time", "available_at", "customer_id", "terminal_id"],
+                version=version,
+            ).to_pandas()
+        except SluiceError as error:
+            raise SluiceError(
+                f"features of {built[0]}: {error}; run `sluice build_features --day {built[0]}` again"
+            ) from None
         for day in built:
             yield day, transactions
 
@@ -133,7 +138,7 @@ def run(params: Params, settings: Settings) -> Receipt:
     versions = {day: built_from(settings, day) for day in params.ascending()}
     for day, transactions in with_transactions(versions, lake, settings):
         verdict, checked = day_verdict(day, transactions, versions[day], lake, settings)
-        _keep(_evidence(settings, day), verdict)
+        keep_verdict(settings, day, verdict, versions[day])
         rows += checked
         checks += len(verdict.checks)
         if verdict.outcome is not Outcome.PASS:
@@ -175,8 +180,26 @@ def _check(name: str, passed: bool, value: float, threshold: float, detail: str)
     )
 
 
-def _keep(path: Path, verdict: Verdict) -> None:
+def keep_verdict(settings: Settings, day: date, verdict: Verdict, versions: dict[str, int]) -> None:
+    """Write what was found, and of which build."""
+    path = _evidence(settings, day)
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_suffix(f".{os.getpid()}")
-    scratch.write_text(json.dumps(verdict.model_dump(mode="json"), indent=1))
+    evidence = {**verdict.model_dump(mode="json"), "versions": versions}
+    scratch.write_text(json.dumps(evidence, indent=1))
     scratch.replace(path)
+
+
+def is_judged(settings: Settings, day: date) -> bool:
+    """Whether the features of a day are those that were last checked, and passed.
+
+    They are not where another run has built the day since, or is about to: that run checks and serves it.
+    """
+    try:
+        evidence = json.loads(_evidence(settings, day).read_text())
+    except FileNotFoundError:
+        return True  # served by hand, before any check
+    if is_being_built(settings, day):
+        return False
+    passed = evidence["outcome"] == Outcome.PASS.value
+    return passed and bool(evidence.get("versions") == built_from(settings, day))

@@ -131,7 +131,7 @@ def neighbours(lake: Lake, first: date, last: date, delay_days: int, late_days: 
 
 def read_record(settings: Settings, day: date) -> Record | None:
     """What a day was built from; None where that is not known, so that it counts as changed."""
-    return None if _mark(settings, day).exists() else last_record(settings, day)
+    return None if is_being_built(settings, day) else last_record(settings, day)
 
 
 def last_record(settings: Settings, day: date) -> Record | None:
@@ -140,6 +140,11 @@ def last_record(settings: Settings, day: date) -> Record | None:
         return Record.model_validate_json(_file(settings, day).read_text())
     except (FileNotFoundError, ValidationError):
         return None
+
+
+def is_being_built(settings: Settings, day: date) -> bool:
+    """Whether a build of the day has begun and is not whole, or was cut off."""
+    return _mark(settings, day).exists()
 
 
 def begin_record(settings: Settings, day: date) -> None:

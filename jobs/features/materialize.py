@@ -2,6 +2,7 @@
 
 In: each day's rows of both feature tables. Out: the online store (SQLite or Redis), where the newest row of
 an entity wins, so days may come again and in any order. A sample is read back and compared with the tables.
+What is served is the build that was checked: a day that another run builds again is left to that run.
 Errors: the day has no features; what is read back differs from the tables.
 """
 
@@ -16,6 +17,7 @@ import pandas as pd
 
 from jobs.conf.settings import Settings
 from jobs.core import Receipt, SluiceError, Stopwatch, midnight
+from jobs.features.check import built_from, is_judged
 from jobs.features.days import SeveralDays
 from jobs.features.declarations import Entity, stored_features
 from jobs.features.definitions import TICK, VIEWS
@@ -38,11 +40,16 @@ def run(params: Params, settings: Settings) -> Receipt:
     """Materialize the days, the oldest first, and read a sample of each back."""
     watch = Stopwatch()
     lake = lake_of(settings)
+    feature_store(settings)  # applies the definitions, under the same lock
     found: Counter[str] = Counter()
-    for days in consecutive(params.ascending()):
-        notes = [note for day in days for note in owed(settings, day)]
-        found.update(materialize_days(days, lake, settings))
-        settle(notes)
+    # one run at a time: what is served later has been checked later
+    with registry_lock(settings):
+        served = [day for day in params.ascending() if is_judged(settings, day)]
+        for days in alike(served, settings):
+            notes = [note for day in days for note in owed(settings, day)]
+            found.update(materialize_days(days, lake, settings))
+            settle(notes)
+    left = [str(day) for day in params.ascending() if day not in served]
     return Receipt(
         job="materialize_features",
         table="online_store",
@@ -50,54 +57,47 @@ def run(params: Params, settings: Settings) -> Receipt:
         rows=found["rows"],
         seconds=watch.seconds,
         facts={
-            "days": len(params.ascending()),
+            "days": len(served),
+            "left_to_the_run_that_builds_them": left,
             "compared": found["compared"],
             "newer_online": found["newer"],
         },
     )
 
 
-def consecutive(days: list[date]) -> list[list[date]]:
-    """Ascending days in groups that have no gap: one interval each."""
+def alike(days: list[date], settings: Settings) -> list[list[date]]:
+    """Ascending days in groups of one build that have no gap: one interval each."""
     groups: list[list[date]] = []
+    versions = {day: _versions(settings, day) for day in days}
     for day in days:
-        if groups and day - groups[-1][-1] == timedelta(days=1):
+        before = day - timedelta(days=1)
+        if groups and groups[-1][-1] == before and versions[before] == versions[day]:
             groups[-1].append(day)
         else:
             groups.append([day])
     return groups
 
 
-def materialize_days(days: list[date], lake: Lake, settings: Settings) -> Counter[str]:
-    """Bring the rows of consecutive days online and compare a sample: how many rows, compared, newer online.
+def _versions(settings: Settings, day: date) -> dict[str, int]:
+    """The feature tables' versions that were checked."""
+    built = built_from(settings, day)
+    return {table.name: built[table.name] for table in FEATURE_TABLES.values() if table.name in built}
 
-    Of an entity's rows the newest is written: day after day, it would be the one that is left. Where the days
-    were built again meanwhile, what is online may be of either build: it is done again.
+
+def materialize_days(days: list[date], lake: Lake, settings: Settings) -> Counter[str]:
+    """Bring the rows of days of one build online and compare a sample: how many rows, compared, newer online.
+
+    Of an entity's rows the newest is written: day after day, it would be the one that is left.
 
     Raises:
         SluiceError: a day has no features, or what is read back differs.
     """
-    while True:
-        versions = _versions(lake)
-        found, different = _materialize(days, lake, settings)
-        if different is None:
-            return found
-        if versions == _versions(lake):
-            raise SluiceError(different)
-
-
-def _versions(lake: Lake) -> list[int]:
-    return [lake.version(table) for table in FEATURE_TABLES.values()]
-
-
-def _materialize(days: list[date], lake: Lake, settings: Settings) -> tuple[Counter[str], str | None]:
-    """The counts, and the sentence about what differs, if anything does."""
-    offline = {(day, entity): _rows(lake, entity, day) for day in days for entity in FEATURE_TABLES}
-    store = feature_store(settings)
+    versions = _versions(settings, days[0])
+    offline = {(day, entity): _rows(lake, entity, day, versions) for day in days for entity in FEATURE_TABLES}
     # Feast prints its progress; standard output belongs to the receipt
-    with registry_lock(settings), redirect_stdout(sys.stderr):
+    with redirect_stdout(sys.stderr):
         # Feast's interval includes both ends: exactly the midnights that end the days
-        store.materialize(
+        feature_store(settings, versions).materialize(
             start_date=midnight(days[0] + timedelta(days=1)) - TICK,
             end_date=midnight(days[-1] + timedelta(days=1)),
             feature_views=list(VIEWS.values()),
@@ -107,17 +107,18 @@ def _materialize(days: list[date], lake: Lake, settings: Settings) -> tuple[Coun
     for (day, entity), rows in offline.items():
         compared = compare(online, entity, rows)
         if compared["different"]:
-            return found, (
+            raise SluiceError(
                 f"online features of {day}: {compared['different']} of the entities read back differ from "
                 f"the tables; run `sluice materialize_features --day {day}` again, and if it stays so, look "
                 "whether another job writes the online store"
             )
         found.update(compared)
-    return found, None
+    return found
 
 
-def _rows(lake: Lake, entity: Entity, day: date) -> pd.DataFrame:
-    rows: pd.DataFrame = lake.read(FEATURE_TABLES[entity], first=day, last=day).to_pandas()
+def _rows(lake: Lake, entity: Entity, day: date, versions: dict[str, int]) -> pd.DataFrame:
+    table = FEATURE_TABLES[entity]
+    rows: pd.DataFrame = lake.read(table, first=day, last=day, version=versions.get(table.name)).to_pandas()
     if rows.empty:
         raise SluiceError(
             f"online features of {day}: {entity}_features has no rows of this day; run "

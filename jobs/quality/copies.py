@@ -35,7 +35,7 @@ class Published(NamedTuple):
     """Which rows' keys are published already, and how."""
 
     elsewhere: Bools  # with another day's file
-    late: Bools  # on this very day, as late rows of a later file
+    late: Bools  # as late rows of a later file
 
     @classmethod
     def nothing(cls, keys: Keys) -> Published:

@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 
 from jobs.conf.contract import Column
 from jobs.conf.policy import Quality
-from jobs.quality.feeds import Feed
+from jobs.quality.feeds import TRANSACTIONS_FEED, Feed
 
 DAY_SECONDS = 86_400
 FIELDS = "fields_found"
@@ -65,7 +65,7 @@ def rules_of(feed: Feed, quality: Quality) -> tuple[Rule, ...]:
         name = f"{feed.instant}: outside the day"
         rules.append(Rule(name, SECOND, first, DAY_SECONDS, share, strict_max=True))
     rules.append(Rule(DUPLICATE, COPY, 0, 0, quality.duplicate_share_fail))
-    if feed.late_days:
+    if feed.name == TRANSACTIONS_FEED:
         # a repaired day is not to be refused because later files have helped out: told, never closed
         share = quality.duplicate_share_warn
         rules.append(Rule(LATE_ALREADY, LATE, 0, 0, share, critical=False, scored=False))

@@ -6,9 +6,9 @@ receipt.
 Errors: SluiceError for a file that is no CSV or Parquet file or has other columns; GateClosed where the
 day breaks the policy (nulls, duplicates, quality score, volume, freshness, distribution, no rows, missing
 evidence). A low volume and a shifted distribution alert before they close the day.
-A transaction that another day's file has published is a duplicate here; one that a later file brought late to
-this very day stays that file's, and its row here is quarantined without a limit. Of two days that are
-validated at the same time neither sees the other; what slips through so is refused by build_frame.
+A transaction that another day's file has published is a duplicate here; one that a later file brought late
+stays that file's, and its row here is quarantined without a limit. Of two days that are validated at the
+same time neither sees the other; what slips through so is refused by build_frame.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from datetime import date, timedelta
 import numpy as np
 from numpy.typing import NDArray
 
-from jobs.conf.contract import contract_of
+from jobs.conf.contract import LATE_DAYS_MAX, contract_of
 from jobs.conf.policy import policy_of
 from jobs.conf.settings import Settings
 from jobs.core import DayParams, Receipt
@@ -34,7 +34,7 @@ from jobs.quality.validate import Tally, validate_landed
 READS = ("raw_transactions",)  # the days around it are looked at, nothing waits for them
 WRITES = ("validation",)
 
-LOOK_BACK_DAYS = 35  # before and, for a repair or a backfill, after the day
+LOOK_BACK_DAYS = LATE_DAYS_MAX  # before and, for a repair or a backfill, after the day
 
 
 class Params(DayParams):
@@ -58,8 +58,9 @@ def published_before(keys: Keys, lake: Lake, day: date) -> Published:
     for batch in lake.scan(TRANSACTIONS, first=day - around, last=day + around, columns=columns):
         ids, days, brought = (batch[name].to_numpy(zero_copy_only=False) for name in columns)
         others = (ids >= lowest) & (ids <= highest) & (brought != today)
-        elsewhere.add(ids[others & (days != today)])
-        late.add(ids[others & (days == today)])
+        came_late = others & (brought > today) & (days < brought)
+        elsewhere.add(ids[others & ~came_late])
+        late.add(ids[came_late])
     return Published(elsewhere.found(), late.found())
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from datetime import date, timedelta
-from typing import Any
 
 import pandas as pd
 import pytest
@@ -14,7 +13,7 @@ from jobs.conf.settings import Settings, load_settings
 from jobs.core import GateClosed
 from jobs.features import build, check, materialize
 from jobs.features.days import SeveralDays
-from jobs.features.inputs import one_build, owed, read_record
+from jobs.features.inputs import one_build, owed, read_record, settle
 from jobs.features.online import OnlineFeatures
 from jobs.features.tables import CUSTOMER_FEATURES, FEATURE_TABLES
 from jobs.lake.store import content_digest, lake_of
@@ -159,28 +158,35 @@ def test_a_check_while_another_run_builds_the_day_again_judges_the_build_before(
     assert days_built(spark_home, LATE) == [LATE, LAST]
 
 
-def test_days_that_are_built_again_while_they_are_served_are_served_again(
+def test_a_day_that_was_built_again_after_its_check_is_left_to_the_run_that_built_it(
+    spark_home: Settings,
+) -> None:
+    for day in (FIRST, LAST):
+        put(spark_home, TRANSACTIONS_OF[day])
+        days_built(spark_home, day)
+    check.run(check.Params(day=LAST), spark_home)
+    put(spark_home, TRANSACTIONS_OF[LATE])  # customer 3 is new
+    assert days_built(spark_home, LATE) == [LATE, LAST]
+    facts = materialize.run(materialize.Params(day=LAST), spark_home).facts
+    assert facts["left_to_the_run_that_builds_them"] == [str(LAST)]
+    assert len(owed(spark_home, LAST)) > 0
+    served(spark_home, LATE, [LATE, LAST])
+    assert OnlineFeatures(spark_home).row("customer", 3)[1]["customer_count_7d"] == 1.0
+
+
+def test_what_is_served_while_it_is_being_built_again_is_owed_afterwards(
     spark_home: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for day in (FIRST, LAST):
         put(spark_home, TRANSACTIONS_OF[day])
         days_built(spark_home, day)
-    compared: list[date] = []
-
-    def meanwhile(*arguments: Any) -> dict[str, int]:
-        if not compared:
-            compared.append(LATE)
-            put(spark_home, TRANSACTIONS_OF[LATE])
-            days_built(spark_home, LATE)
-            with monkeypatch.context() as patch:
-                patch.setattr(materialize, "compare", unpatched)
-                served(spark_home, LATE, [LATE, LAST])
-        return unpatched(*arguments)
-
-    unpatched = materialize.compare
-    monkeypatch.setattr(materialize, "compare", meanwhile)
-    materialize.run(materialize.Params(day=LAST), spark_home)
-    assert OnlineFeatures(spark_home).row("customer", 3)[1]["customer_count_7d"] == 1.0
+    check.run(check.Params(day=LAST), spark_home)
+    put(spark_home, TRANSACTIONS_OF[LATE])
+    with monkeypatch.context() as patch:
+        # the other run listed what is owed just before the build was marked
+        patch.setattr(build, "begin_record", lambda *_: settle(owed(spark_home, LAST)))
+        assert days_built(spark_home, LATE) == [LATE, LAST]  # and this run ends here
+    assert days_built(spark_home, LATE) == [LATE, LAST]
 
 
 def test_one_build_waits_for_the_other(home: Settings) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from jobs.alerts import FILE as ALERTS
 from jobs.conf.contract import contract_of
 from jobs.conf.policy import policy_of
 from jobs.conf.settings import Settings
@@ -334,6 +335,32 @@ def test_a_repaired_day_passes_however_many_of_its_rows_a_later_file_has_brought
     for day in (NEXT, DAY):
         ingest_day(home, day)
         assert content_digest(lake_of(home).read(TRANSACTIONS)) == before
+
+
+def test_a_late_row_of_a_repaired_day_that_a_later_file_has_brought_is_no_duplicate(home: Settings) -> None:
+    after = NEXT + timedelta(days=1)
+    late = good_rows(BAD, EVE, first=5_000)
+    put_transactions(home, [*good_rows(MANY, after, first=1_000), *late], after)
+    ingest_day(home, after)
+    late_file(home, *late)
+    receipts = ingest_day(home)
+    assert receipts["validate_transactions"].facts["broken_by_rule"] == {"brought late already": BAD}
+
+
+def test_rows_that_wait_in_quarantine_are_told_of_when_the_later_file_has_them_no_more(
+    home: Settings,
+) -> None:
+    late_rows_brought(home)
+    put_transactions(home, good_rows(MANY))
+    ingest_day(home)
+    put_transactions(home, good_rows(MANY, NEXT, first=1_000), NEXT)
+    ingest_day(home, NEXT)
+    alerts = [json.loads(line) for line in (home.home / ALERTS).read_text().splitlines()]
+    assert alerts[-1]["key"] == f"{DAY}/transactions/brought late already/{NEXT}"
+    assert f"FROM={DAY} TO={DAY}" in alerts[-1]["action"]
+    ingest_day(home)
+    rows = lake_of(home).read(TRANSACTIONS, first=DAY, last=DAY)
+    assert sorted(rows["transaction_id"].to_pylist()) == list(range(1, MANY + 1))
 
 
 def test_a_file_with_nothing_but_late_rows_is_not_fresh(home: Settings) -> None:
