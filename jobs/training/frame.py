@@ -151,11 +151,11 @@ def check_ids(events: pd.DataFrame) -> None:
     twice = events[events["transaction_id"].duplicated(keep=False)]
     if not twice.empty:
         number = twice["transaction_id"].iloc[0]
-        days = sorted({str(day) for day in twice.loc[twice["transaction_id"] == number, "day"]})
+        files = sorted({str(day) for day in twice.loc[twice["transaction_id"] == number, "file_day"]})
         raise SluiceError(
             f"training frame: {twice['transaction_id'].nunique()} transaction ids are published more than "
-            f"once, e.g. {number} on {' and '.join(days)}; run fraud_ingest for {days[-1]} again: it "
-            "quarantines what is published elsewhere"
+            f"once, e.g. {number} by the files of {' and '.join(files)}; run fraud_ingest for {files[-1]} "
+            "again, that day alone: it quarantines what an earlier file has published"
         )
 
 
@@ -245,9 +245,10 @@ def make_frame(
 ) -> pd.DataFrame:
     """The frame of a split as of the end of the run's day, from tables at noted versions."""
     as_of = midnight(params.day + timedelta(days=1))
-    found = known_transactions(lake, split.fit_first, split.test_last, as_of, EVENT_COLUMNS)
+    found = known_transactions(lake, split.fit_first, split.test_last, as_of, [*EVENT_COLUMNS, "file_day"])
     events = found.to_pandas()
     check_ids(events)
+    events = events.drop(columns="file_day")
     events = events.merge(labels, on="transaction_id", how="inner", validate="one_to_one")
     events = events.sort_values(["event_time", "transaction_id"], ignore_index=True)
     versions = {table.name: lake.version(table) for table in FEATURE_TABLES.values()}

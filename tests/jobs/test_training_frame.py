@@ -72,15 +72,16 @@ def test_a_leak_in_a_feature_table_closes_the_gate_and_leaves_no_frame(filled: S
     assert (folder / "frame.json").exists(), "the evidence stays"
 
 
-def test_a_transaction_on_two_days_is_an_error_that_names_it_and_the_day_to_repair(filled: Settings) -> None:
+def test_a_transaction_of_two_files_is_an_error_that_names_the_file_to_run_again(
+    filled: Settings,
+) -> None:
     lake, day = lake_of(filled), FIRST + timedelta(days=10)
     rows = lake.read(TRANSACTIONS, first=day, last=day).to_pandas()
     rows.loc[0, "transaction_id"] = 7  # of the first day
     lake.replace(TRANSACTIONS, pa.Table.from_pandas(rows, schema=TRANSACTIONS.schema), day)
     labels.run(labels.Params(day=LAST, run="r"), filled)
-    with pytest.raises(
-        SluiceError, match=f"1 transaction ids are .* 7 on {FIRST} and {day}; run fraud_ingest"
-    ):
+    files = f"7 by the files of {FIRST} and {day}; run fraud_ingest for {day} again, that day alone"
+    with pytest.raises(SluiceError, match=f"1 transaction ids are .* {files}"):
         frame.run(frame.Params(day=LAST, run="r"), filled)
 
 
