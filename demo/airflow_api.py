@@ -58,6 +58,11 @@ class Airflow:
         }
         return int(self._call("POST", "/api/v2/backfills", json=body)["id"])
 
+    def has_backfill(self, dag: str) -> bool:
+        """Whether a backfill of a DAG has not been completed."""
+        found = self._call("GET", "/api/v2/backfills", params={"dag_id": dag})["backfills"]
+        return any(each["completed_at"] is None for each in found)
+
     def trigger(self, dag: str, conf: dict[str, Any] | None = None, **more: Any) -> str:
         """Start a run by hand and give its id."""
         run = f"by_hand__{uuid4().hex[:12]}"  # ours, so that a call that is repeated starts one run

@@ -87,6 +87,9 @@ class Chain:
         """Create a backfill; Airflow allows one at a time for a DAG and takes a while to close the last."""
 
         def create() -> bool | None:
+            # asking writes nothing; a refused attempt does
+            if self.airflow.has_backfill(dag):
+                return None
             try:
                 self.airflow.backfill(dag, first, last, conf, reprocess)
             except ConflictError:

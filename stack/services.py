@@ -42,7 +42,7 @@ def services(settings: Settings) -> list[Service]:
         Service("mlflow", _mlflow, settings.mlflow_uri, "/health"),
         Service("spark", _spark, settings.spark_remote),
         Service("scoring", _scoring, settings.scoring_uri, "/ready"),
-        Service("airflow-api", _airflow("api-server"), settings.airflow_uri, "/api/v2/version"),
+        Service("airflow-api", _airflow_api, settings.airflow_uri, "/api/v2/version"),
         Service("airflow-scheduler", _airflow("scheduler", "--skip-serve-logs")),
         Service("airflow-dag-processor", _airflow("dag-processor")),
         Service("airflow-triggerer", _airflow("triggerer", "--skip-serve-logs")),
@@ -74,6 +74,14 @@ def _scoring(settings: Settings) -> Launch:
 
 def _airflow(*arguments: str) -> Callable[[Settings], Launch]:
     return lambda settings: Launch((str(BIN / "airflow"), *arguments))
+
+
+def _airflow_api(settings: Settings) -> Launch:
+    arguments = "stack.database.API_CONNECT_ARGUMENTS"
+    names = ("SQL_ALCHEMY_CONNECT_ARGS", "SQL_ALCHEMY_CONNECT_ARGS_ASYNC")
+    return Launch(
+        _airflow("api-server")(settings).command, {f"AIRFLOW__DATABASE__{name}": arguments for name in names}
+    )
 
 
 def _object_storage(settings: Settings) -> Launch:
