@@ -118,7 +118,7 @@ def _airflow(settings: Settings) -> dict[str, str]:
         "DATABASE__SQL_ALCHEMY_CONNECT_ARGS_ASYNC": "stack.database.CONNECT_ARGUMENTS",
         # a finished task leaves its place at once, and the next one starts within a fifth of a second
         "WORKERS__MIN_HEARTBEAT_INTERVAL": "1",
-        # as long as the server may wait for SQLite: who gives up sooner fails a task that has worked
+        # longer than any process waits for SQLite: who gives up sooner fails a task that has worked
         "WORKERS__EXECUTION_API_TIMEOUT": "75",
         "SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.2",
         "SCHEDULER__ENABLE_HEALTH_CHECK": "False",

@@ -190,16 +190,16 @@ def keep_verdict(settings: Settings, day: date, verdict: Verdict, versions: dict
     scratch.replace(path)
 
 
-def is_judged(settings: Settings, day: date) -> bool:
-    """Whether the features of a day are those that were last checked, and passed.
+def judged_versions(settings: Settings, day: date) -> dict[str, int] | None:
+    """The versions at which the day's features passed their last check; None where they are others by now.
 
-    They are not where another run has built the day since, or is about to: that run checks and serves it.
+    They are where another run has built the day since, or is about to: that run checks and serves it.
     """
+    versions = built_from(settings, day)
     try:
         evidence = json.loads(_evidence(settings, day).read_text())
     except FileNotFoundError:
-        return True  # served by hand, before any check
-    if is_being_built(settings, day):
-        return False
-    passed = evidence["outcome"] == Outcome.PASS.value
-    return passed and bool(evidence.get("versions") == built_from(settings, day))
+        return versions  # served by hand, before any check
+    if is_being_built(settings, day) or evidence["outcome"] != Outcome.PASS.value:
+        return None
+    return versions if evidence.get("versions") == versions else None

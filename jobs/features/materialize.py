@@ -17,7 +17,7 @@ import pandas as pd
 
 from jobs.conf.settings import Settings
 from jobs.core import Receipt, SluiceError, Stopwatch, midnight
-from jobs.features.check import built_from, is_judged
+from jobs.features.check import judged_versions
 from jobs.features.days import SeveralDays
 from jobs.features.declarations import Entity, stored_features
 from jobs.features.definitions import TICK, VIEWS
@@ -44,10 +44,11 @@ def run(params: Params, settings: Settings) -> Receipt:
     found: Counter[str] = Counter()
     # one run at a time: what is served later has been checked later
     with registry_lock(settings):
-        served = [day for day in params.ascending() if is_judged(settings, day)]
-        for days in alike(served, settings):
+        judged = {day: judged_versions(settings, day) for day in params.ascending()}
+        served = {day: versions for day, versions in judged.items() if versions is not None}
+        for days in alike(served):
             notes = [note for day in days for note in owed(settings, day)]
-            found.update(materialize_days(days, lake, settings))
+            found.update(materialize_days(days, served[days[0]], lake, settings))
             settle(notes)
     left = [str(day) for day in params.ascending() if day not in served]
     return Receipt(
@@ -65,11 +66,10 @@ def run(params: Params, settings: Settings) -> Receipt:
     )
 
 
-def alike(days: list[date], settings: Settings) -> list[list[date]]:
+def alike(versions: dict[date, dict[str, int]]) -> list[list[date]]:
     """Ascending days in groups of one build that have no gap: one interval each."""
     groups: list[list[date]] = []
-    versions = {day: _versions(settings, day) for day in days}
-    for day in days:
+    for day in versions:
         before = day - timedelta(days=1)
         if groups and groups[-1][-1] == before and versions[before] == versions[day]:
             groups[-1].append(day)
@@ -78,13 +78,9 @@ def alike(days: list[date], settings: Settings) -> list[list[date]]:
     return groups
 
 
-def _versions(settings: Settings, day: date) -> dict[str, int]:
-    """The feature tables' versions that were checked."""
-    built = built_from(settings, day)
-    return {table.name: built[table.name] for table in FEATURE_TABLES.values() if table.name in built}
-
-
-def materialize_days(days: list[date], lake: Lake, settings: Settings) -> Counter[str]:
+def materialize_days(
+    days: list[date], versions: dict[str, int], lake: Lake, settings: Settings
+) -> Counter[str]:
     """Bring the rows of days of one build online and compare a sample: how many rows, compared, newer online.
 
     Of an entity's rows the newest is written: day after day, it would be the one that is left.
@@ -92,7 +88,6 @@ def materialize_days(days: list[date], lake: Lake, settings: Settings) -> Counte
     Raises:
         SluiceError: a day has no features, or what is read back differs.
     """
-    versions = _versions(settings, days[0])
     offline = {(day, entity): _rows(lake, entity, day, versions) for day in days for entity in FEATURE_TABLES}
     # Feast prints its progress; standard output belongs to the receipt
     with redirect_stdout(sys.stderr):

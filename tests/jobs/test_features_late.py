@@ -35,6 +35,12 @@ def days_built(home: Settings, day: date) -> list[date]:
     return [date.fromisoformat(text) for text in receipt.facts["days"]]
 
 
+def first_and_last_built(home: Settings) -> None:
+    for day in (FIRST, LAST):
+        put(home, TRANSACTIONS_OF[day])
+        days_built(home, day)
+
+
 def served(home: Settings, day: date, days: list[date]) -> None:
     named = ",".join(map(str, days))
     check.run(check.Params(day=day, days=named), home)
@@ -107,9 +113,7 @@ def test_labels_that_come_late_change_the_risks_of_later_days(
 
 
 def test_a_day_that_a_failed_run_has_built_again_is_served_by_the_next_run(spark_home: Settings) -> None:
-    for day in (FIRST, LAST):
-        put(spark_home, TRANSACTIONS_OF[day])
-        days_built(spark_home, day)
+    first_and_last_built(spark_home)
     put(spark_home, TRANSACTIONS_OF[LATE])
     assert days_built(spark_home, LATE) == [LATE, LAST]
     before = version(spark_home)
@@ -123,9 +127,7 @@ def test_a_day_that_a_failed_run_has_built_again_is_served_by_the_next_run(spark
 def test_a_build_that_was_cut_off_counts_as_changed(
     spark_home: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for day in (FIRST, LAST):
-        put(spark_home, TRANSACTIONS_OF[day])
-        days_built(spark_home, day)
+    first_and_last_built(spark_home)
     with monkeypatch.context() as patch:
         patch.setattr(build, "keep_record", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
@@ -146,9 +148,7 @@ def test_a_check_holds_features_against_what_they_were_built_from(spark_home: Se
 def test_a_check_while_another_run_builds_the_day_again_judges_the_build_before(
     spark_home: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for day in (FIRST, LAST):
-        put(spark_home, TRANSACTIONS_OF[day])
-        days_built(spark_home, day)
+    first_and_last_built(spark_home)
     put(spark_home, TRANSACTIONS_OF[LATE])  # customer 3 is new
     with monkeypatch.context() as patch:
         patch.setattr(build, "build_days", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
@@ -161,9 +161,7 @@ def test_a_check_while_another_run_builds_the_day_again_judges_the_build_before(
 def test_a_day_that_was_built_again_after_its_check_is_left_to_the_run_that_built_it(
     spark_home: Settings,
 ) -> None:
-    for day in (FIRST, LAST):
-        put(spark_home, TRANSACTIONS_OF[day])
-        days_built(spark_home, day)
+    first_and_last_built(spark_home)
     check.run(check.Params(day=LAST), spark_home)
     put(spark_home, TRANSACTIONS_OF[LATE])  # customer 3 is new
     assert days_built(spark_home, LATE) == [LATE, LAST]
@@ -177,9 +175,7 @@ def test_a_day_that_was_built_again_after_its_check_is_left_to_the_run_that_buil
 def test_what_is_served_while_it_is_being_built_again_is_owed_afterwards(
     spark_home: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for day in (FIRST, LAST):
-        put(spark_home, TRANSACTIONS_OF[day])
-        days_built(spark_home, day)
+    first_and_last_built(spark_home)
     check.run(check.Params(day=LAST), spark_home)
     put(spark_home, TRANSACTIONS_OF[LATE])
     with monkeypatch.context() as patch:
