@@ -8,6 +8,7 @@
 from airflow.sdk import CronTriggerTimetable, Param, dag
 
 from plugins.defaults import DAY_PARAM, dag_defaults
+from plugins.pools import SPARK_POOL
 from plugins.tags import Tag
 from plugins.tasks import job
 from plugins.templates import YESTERDAY
@@ -31,7 +32,7 @@ from plugins.templates import YESTERDAY
     **dag_defaults(),
 )
 def fraud_score() -> None:
-    job("score_day", day=YESTERDAY, version="{{ params.version or '' }}")
+    job("score_day", day=YESTERDAY, version="{{ params.version or '' }}", pool=SPARK_POOL)
 
 
 fraud_score()

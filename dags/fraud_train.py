@@ -13,7 +13,7 @@ from jobs.conf.policy import policy_of
 from jobs.conf.settings import settings
 from plugins.assets import RETRAINING_REQUESTED
 from plugins.defaults import DAY_PARAM, dag_defaults
-from plugins.pools import TRAINING_POOL
+from plugins.pools import SPARK_POOL, TRAINING_POOL
 from plugins.tags import Tag
 from plugins.tasks import job, mapped_job
 from plugins.templates import AUTHOR, RUN, TRAINING_DAY, TRAINING_REASON
@@ -47,7 +47,7 @@ def fraud_train() -> None:
     common = {"day": TRAINING_DAY, "run": RUN}
     drill = "{{ params.drill }}"
     labels = job("snapshot_labels", **common)
-    frame = job("build_frame", **common, drill=drill, after=(labels,))
+    frame = job("build_frame", **common, drill=drill, after=(labels,), pool=SPARK_POOL)
     study = mapped_job("tune_model", **common, over=WORKERS, after=(frame,), pool=TRAINING_POOL)
     xgboost = job("train_xgboost", **common, after=(study,), pool=TRAINING_POOL)
     torch = job("train_torch", **common, after=(frame,), pool=TRAINING_POOL)

@@ -23,8 +23,8 @@ from jobs.conf.contract import FOLDER as CONTRACTS
 from jobs.conf.contract import Column, Contract, load_contract
 from jobs.conf.settings import PREFIX, PROJECT_ROOT, Settings
 from jobs.core import StrictModel
-from jobs.features.declarations import FEATURE_VERSION, FEATURES
-from jobs.features.tables import FEATURE_TABLES
+from jobs.features.declarations import FEATURE_VERSION, FEATURES, OWNER
+from jobs.features.tables import BUILT_TABLES
 from jobs.lake import tables as lake_tables
 from jobs.lake.tables import Table
 from jobs.registry import JOBS, summary
@@ -37,6 +37,9 @@ TIMETABLES = {
     "CronTriggerTimetable": "by the clock",
     "AssetOrTimeSchedule": "by the clock, and whenever the asset named here is updated",
 }
+
+
+WRITERS = {"delta-rs": "delta-rs", "spark": "Spark, or by delta-rs where a build is small"}
 
 
 def table(head: tuple[str, ...], rows: list[tuple[object, ...]]) -> str:
@@ -283,7 +286,7 @@ def tables_page() -> str:
         "units."
     )
     declared = [value for value in vars(lake_tables).values() if isinstance(value, Table)]
-    return page("Tables", introduction, *(_table_section(t) for t in [*declared, *FEATURE_TABLES.values()]))
+    return page("Tables", introduction, *(_table_section(t) for t in [*declared, *BUILT_TABLES]))
 
 
 def _table_section(declared: Table) -> str:
@@ -293,7 +296,7 @@ def _table_section(declared: Table) -> str:
         [
             f"## {declared.name}\n",
             f"{declared.description}.\n",
-            f"Partition `{declared.partition}`, key {key}, written by {declared.writer}.\n",
+            f"Partition `{declared.partition}`, key {key}, written by {WRITERS[declared.writer]}.\n",
             table(("Column", "Type"), rows),
         ]
     )
@@ -307,22 +310,28 @@ def features_page() -> str:
     """Every input of the model."""
     introduction = (
         "The model's inputs, in this order, each declared once in `jobs/features/declarations.py`; Spark, "
-        "the tables, Feast and the scoring service follow from it. Stored features are as of a midnight and "
-        "serve events strictly after it; features of the request are computed when it comes. Amounts are in "
-        f"major units. Version of the declarations: `{FEATURE_VERSION}`."
+        "the tables, Feast, the checks and the scoring service follow from it. *batch* features are as of a "
+        "midnight and serve events strictly after it, *velocity* features are kept current by the scoring "
+        "service and are as of the event, *request* features are computed when it comes. Windows are "
+        "half-open and end strictly before their as-of. Amounts are in major units, every feature is a "
+        f"double, and {OWNER} owns them unless another owner is named. Version of the declarations: "
+        f"`{FEATURE_VERSION}`."
     )
     rows: list[tuple[object, ...]] = [
         (
             number,
             f"`{feature.name}`",
+            feature.tier,
             feature.entity,
-            feature.measure,
-            f"{feature.window_days} d" if feature.window_days else "",
-            feature.description,
+            feature.label if feature.window else "",
+            f"{feature.description}{'' if feature.owner == OWNER else f' (owner: {feature.owner})'}",
+            feature.nulls.value,
         )
         for number, feature in enumerate(FEATURES)
     ]
-    return page("Features", introduction, table(("#", "Name", "Of", "Measure", "Window", "Meaning"), rows))
+    return page(
+        "Features", introduction, table(("#", "Name", "Tier", "Of", "Window", "Meaning", "Null"), rows)
+    )
 
 
 def contracts_page() -> str:

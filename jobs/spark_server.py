@@ -101,32 +101,22 @@ def server_command(settings: Settings, port: int) -> list[str]:
         "spark.sql.warehouse.dir": str(state / "warehouse"),
         "spark.ui.enabled": "false",
         "spark.log.level": "WARN",
-        "spark.driver.host": "127.0.0.1",
-        "spark.driver.bindAddress": "127.0.0.1",
+        "spark.driver.host": settings.spark_driver_host,
+        "spark.driver.bindAddress": settings.spark_driver_host,
         "spark.connect.grpc.binding.address": "127.0.0.1",
         "spark.connect.grpc.binding.port": str(port),
         **_s3_configuration(settings),
     }
     on_s3 = is_s3(settings.lake)
     command = [
-        str(find_java()),
-        "-cp",
-        str(_spark_home() / "jars" / "*"),
-        "-Xmx1g",
-        "-XX:+IgnoreUnrecognizedVMOptions",
-        *(f"--add-opens={package}=ALL-UNNAMED" for package in OPENED_PACKAGES),
-        "-Dio.netty.tryReflectionSetAccessible=true",
-        "--sun-misc-unsafe-memory-access=allow",
-        "--enable-native-access=ALL-UNNAMED",
-        "-Duser.timezone=UTC",
-        f"-Djava.io.tmpdir={_made(state / 'tmp')}",
+        *java_command(settings.spark_memory, _made(state / "tmp")),
         "org.apache.spark.deploy.SparkSubmit",
         "--class",
         "org.apache.spark.sql.connect.service.SparkConnectServer",
         "--name",
         "sluice-spark",
         "--master",
-        "local[2]",
+        settings.spark_master,
         "--packages",
         ",".join((DELTA, *S3_JARS)) if on_s3 else DELTA,
         "--exclude-packages",
@@ -135,6 +125,28 @@ def server_command(settings: Settings, port: int) -> list[str]:
     for key, value in configuration.items():
         command += ["--conf", f"{key}={value}"]
     return [*command, "spark-internal"]
+
+
+def java_command(memory: str, scratch: Path) -> list[str]:
+    """A Java with Spark's classes, without the class to run.
+
+    Raises:
+        SluiceError: there is no usable Java.
+    """
+    return [
+        str(find_java()),
+        "-cp",
+        str(_spark_home() / "jars" / "*"),
+        f"-Xmx{memory}",
+        "-XX:+UseParallelGC",  # a tenth less processor time than the default, and nobody waits for a pause
+        "-XX:+IgnoreUnrecognizedVMOptions",
+        *(f"--add-opens={package}=ALL-UNNAMED" for package in OPENED_PACKAGES),
+        "-Dio.netty.tryReflectionSetAccessible=true",
+        "--sun-misc-unsafe-memory-access=allow",
+        "--enable-native-access=ALL-UNNAMED",
+        "-Duser.timezone=UTC",
+        f"-Djava.io.tmpdir={scratch}",
+    ]
 
 
 def _s3_configuration(settings: Settings) -> dict[str, str]:

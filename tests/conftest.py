@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from jobs.conf.settings import Settings, load_settings
+from tests import redis_server
 from tests.faults.disks import can_mount
 from tests.lake_server import BINARY
 
@@ -66,6 +67,7 @@ def problems(passed: int, skipped: dict[str, str], expected: dict[str, Any], the
 def on_this_machine() -> set[str]:
     """Which of the things that tests may need are there."""
     found = {"data": HANDBOOK.exists(), "go": BINARY.exists() or shutil.which("go"), "root": can_mount()}
+    found["redis"] = bool(redis_server.binary())
     return {name for name, is_there in found.items() if is_there}
 
 

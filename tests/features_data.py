@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import statistics
 from datetime import UTC, date, datetime, timedelta
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
@@ -101,30 +103,64 @@ def _put(home: Settings, table: Table, rows: pa.Table) -> None:
 Found = dict[int, dict[str, float]]
 
 
+def sums(prefix: str, label: str, amounts: list[float]) -> dict[str, float]:
+    """Count, sum, mean and deviation of some amounts in major units, by the book."""
+    return {
+        f"{prefix}_count_{label}": len(amounts),
+        f"{prefix}_amount_sum_{label}": sum(amounts),
+        f"{prefix}_amount_mean_{label}": statistics.mean(amounts) if amounts else math.nan,
+        f"{prefix}_amount_deviation_{label}": statistics.stdev(amounts) if len(amounts) > 1 else math.nan,
+    }
+
+
 def brute_force(
     transactions: pd.DataFrame, labels: pd.DataFrame, as_of: pd.Timestamp, delay: int
 ) -> tuple[Found, Found]:
-    """The features row by row in plain Python."""
+    """The batch features row by row in plain Python."""
     fraud: dict[int, int] = {}
     for label in labels.sort_values(["available_at", "is_fraud"]).itertuples():
         if label.available_at < as_of:
             fraud[int(label.transaction_id)] = int(label.is_fraud)
-    customers: Found = {}
-    terminals: Found = {}
+    found: dict[str, Found] = {"customer": {}, "terminal": {}}
     for days in (1, 7, 30):
         width = pd.Timedelta(days=days)
         late = as_of - pd.Timedelta(days=delay)
-        for key, rows in transactions.groupby("customer_id"):
-            inside = [r for r in rows.itertuples() if as_of - width <= r.event_time < as_of]
-            amounts = [r.amount_minor / 100 for r in inside]
-            found = customers.setdefault(int(key), {})
-            found[f"customer_count_{days}d"] = len(inside)
-            found[f"customer_amount_mean_{days}d"] = sum(amounts) / len(amounts) if amounts else math.nan
-        for key, rows in transactions.groupby("terminal_id"):
-            inside = [r for r in rows.itertuples() if as_of - width <= r.event_time < as_of]
-            ripe = [r for r in rows.itertuples() if late - width <= r.event_time < late]
-            found = terminals.setdefault(int(key), {})
-            found[f"terminal_count_{days}d"] = len(inside)
-            hits = sum(fraud.get(int(r.transaction_id), 0) for r in ripe)
-            found[f"terminal_risk_{days}d"] = hits / len(ripe) if ripe else 0.0
-    return customers, terminals
+        for entity, features in found.items():
+            for key, rows in transactions.groupby(f"{entity}_id"):
+                inside = [r for r in rows.itertuples() if as_of - width <= r.event_time < as_of]
+                amounts = [r.amount_minor / 100 for r in inside]
+                features.setdefault(int(key), {}).update(sums(entity, f"{days}d", amounts))
+                if entity == "terminal":
+                    ripe = [r for r in rows.itertuples() if late - width <= r.event_time < late]
+                    hits = sum(fraud.get(int(r.transaction_id), 0) for r in ripe)
+                    features[int(key)][f"terminal_risk_{days}d"] = hits / len(ripe) if ripe else 0.0
+    return found["customer"], found["terminal"]
+
+
+def brute_force_velocity(transactions: pd.DataFrame) -> Found:
+    """The velocity features of each transaction, row by row in plain Python."""
+    rows = list(transactions.itertuples())
+    in_time = [r for r in rows if r.available_at.floor("D") - pd.Timedelta(days=1) <= r.event_time]
+    answer: Found = {}
+    for row in rows:
+        mine = {
+            "customer": [r for r in in_time if r.customer_id == row.customer_id],
+            "terminal": [r for r in in_time if r.terminal_id == row.terminal_id],
+        }
+        found: dict[str, float] = {}
+
+        def inside(which: list[Any], width: pd.Timedelta, now: pd.Timestamp = row.event_time) -> list[Any]:
+            return [r for r in which if now - width <= r.event_time < now]
+
+        for entity, events in mine.items():
+            for label, minutes in (("5m", 5), ("30m", 30), ("1h", 60), ("24h", 24 * 60)):
+                amounts = [r.amount_minor / 100 for r in inside(events, pd.Timedelta(minutes=minutes))]
+                found |= sums(entity, label, amounts)
+        for entity, label, hours in (("customer", "30d", 30 * 24), ("terminal", "24h", 24)):
+            last = [r.event_time for r in inside(mine[entity], pd.Timedelta(hours=hours))]
+            since = (row.event_time - max(last)).total_seconds() if last else math.nan
+            found[f"{entity}_seconds_since_last_{label}"] = since
+        pair = [r for r in mine["customer"] if r.terminal_id == row.terminal_id]
+        found["pair_is_new_30d"] = float(not inside(pair, pd.Timedelta(days=30)))
+        answer[int(row.transaction_id)] = found
+    return answer

@@ -10,6 +10,8 @@ import pytest
 from jobs.conf.settings import Settings, load_settings
 from tests.frame_data import fill
 
+pytest_plugins = ("tests.spark_server",)
+
 
 @pytest.fixture(scope="session")
 def filled_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -19,7 +21,7 @@ def filled_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def filled(home: Settings, filled_home: Path) -> Settings:
+def filled(home: Settings, filled_home: Path, spark_remote: str) -> Settings:
     """45 days of transactions, features of each day, and chargebacks two days later."""
     shutil.copytree(filled_home, home.home)
-    return home.model_copy(update={"policy_overlay": "demo"})
+    return home.model_copy(update={"policy_overlay": "demo", "spark_remote": spark_remote})

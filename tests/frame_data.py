@@ -9,11 +9,12 @@ import pyarrow as pa
 
 from jobs.conf.settings import Settings
 from jobs.core import midnight
-from jobs.features.declarations import stored_features
-from jobs.features.tables import FEATURE_TABLES
+from jobs.features.declarations import VELOCITY_FEATURES, stored_features
+from jobs.features.tables import FEATURE_TABLES, TRANSACTION_VELOCITY
 from jobs.lake.store import lake_of
 from jobs.lake.tables import LABELS, LANDED_FILES, MERGED_LABELS, TRANSACTIONS
 
+TICK = timedelta(microseconds=1)
 FIRST, DAYS, PER_DAY, PEOPLE = date(2026, 1, 1), 45, 40, 20
 LAST = FIRST + timedelta(days=DAYS - 1)
 
@@ -43,6 +44,12 @@ def fill(settings: Settings) -> None:
             if generator.random() < 0.02 + 0.3 * (amount > 60_000):
                 frauds.append(number)
         put(settings, TRANSACTIONS, rows, day)
+        seen = [
+            {"day": day, "transaction_id": row["transaction_id"], "as_of": row["event_time"] - TICK}
+            | {name: float(generator.gamma(2.0)) for name in VELOCITY_FEATURES}
+            for row in rows
+        ]
+        put(settings, TRANSACTION_VELOCITY, seen, day)
         for entity, table in FEATURE_TABLES.items():
             names = [feature.name for feature in stored_features(entity)]
             as_of = midnight(day + timedelta(days=1))

@@ -7,7 +7,6 @@ import json
 import math
 import os
 from collections.abc import Mapping
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +15,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from jobs.conf.settings import Settings
+from jobs.features.velocity_store import Event
 from jobs.serving.bundle import CALIBRATION, TORCH, XGBOOST, seal_bundle
 
 if TYPE_CHECKING:
@@ -147,13 +147,17 @@ class PlainFeatures:
     def __init__(self) -> None:
         self.broken = False
         self.connected = 0
+        self.closed = False
+        self.asked: list[Event] = []
 
     def connect(self) -> None:
         self.connected += 1
 
-    def vector(
-        self, customer_id: int, terminal_id: int, amount_minor: int, event_time: datetime
-    ) -> list[float]:
+    def vector(self, event: Event) -> list[float]:
+        self.asked.append(event)
         if self.broken:
             raise ConnectionError("the store is down")
-        return [amount_minor / 100, float(terminal_id % 2), math.nan]
+        return [event.amount_minor / 100, float(event.terminal_id % 2), math.nan]
+
+    def close(self) -> None:
+        self.closed = True

@@ -13,8 +13,8 @@ from typing import Any
 
 from jobs.conf.contract import Contract
 from jobs.core import SluiceError, days_between
-from jobs.features.declarations import stored_features
-from jobs.features.tables import CUSTOMER_FEATURES, TERMINAL_FEATURES
+from jobs.features.declarations import VELOCITY_FEATURES, stored_features
+from jobs.features.tables import CUSTOMER_FEATURES, TERMINAL_FEATURES, TRANSACTION_VELOCITY
 from jobs.lake.tables import (
     LABELS,
     LANDED_FILES,
@@ -134,7 +134,11 @@ RECIPES = {
         Recipe(
             "fraud_features",
             steps=(Step("build_features", Pace.RANGE), Step("check_features", Pace.RANGE)),
-            tables=(_features(CUSTOMER_FEATURES, "customer"), _features(TERMINAL_FEATURES, "terminal")),
+            tables=(
+                _features(CUSTOMER_FEATURES, "customer"),
+                _features(TERMINAL_FEATURES, "terminal"),
+                Rewritten(TRANSACTION_VELOCITY, distributions=VELOCITY_FEATURES),
+            ),
             after_swap=(Step("materialize_features", Pace.RANGE),),
         ),
     )

@@ -33,6 +33,7 @@ from jobs.backfill.validate import changed_partitions, staged_digests
 from jobs.conf.contract import contract_of
 from jobs.conf.settings import Settings
 from jobs.core import Check, GateClosed, Outcome, Receipt, SluiceError, Stopwatch, Verdict, days_between
+from jobs.features.check import carry_verdict, drop_verdict
 from jobs.features.inputs import drop_record, keep_record, read_record
 from jobs.lake.pins import pin, unpin
 from jobs.lake.ranges import commits_after, range_digests, read_range, replace_range
@@ -41,7 +42,15 @@ from jobs.lake.tables import Table
 from jobs.registry import load_job
 
 READS = ("staging", "backfill_report", "backfills")
-WRITES = ("backfills", "transactions", "labels", "customer_features", "terminal_features", "online_store")
+WRITES = (
+    "backfills",
+    "transactions",
+    "labels",
+    "customer_features",
+    "terminal_features",
+    "transaction_velocity",
+    "online_store",
+)
 SWAP, REVERSE = "swap", "reverse"
 
 
@@ -56,7 +65,7 @@ class Params(Request):
 
 def commit_of(lake: Lake, table: Table, entry: Entry, direction: str) -> int | None:
     """The version that a backfill's commit made in a table; None where it has not been there yet."""
-    for commit in commits_after(lake, table, entry.versions_before[table.name]):
+    for commit in commits_after(lake, table, entry.versions_before.get(table.name, -1)):
         if (commit.get("backfill"), commit.get("direction")) == (entry.name, direction):
             return int(commit["version"])
     return None
@@ -121,7 +130,7 @@ def swap_table(lake: Lake, settings: Settings, entry: Entry, item: Rewritten) ->
     def is_done() -> bool:
         if commit_of(lake, item.table, entry, SWAP) is not None:
             return True
-        if lake.version(item.table) != entry.versions_before[name]:
+        if lake.version(item.table) != entry.versions_before.get(name, -1):
             now = range_digests(lake, item.table, first, last)
             require_same(entry, {name: entry.evidence["before"][name]}, {name: now}, "production has")
         return False
@@ -155,7 +164,7 @@ def restore_table(lake: Lake, entry: Entry, item: Rewritten, *, forced: bool) ->
             )
         return False
 
-    before = entry.versions_before[name]
+    before = entry.versions_before.get(name, -1)
     rows = (
         read_range(lake, item.table, first, last, version=before)
         if before >= 0
@@ -184,6 +193,7 @@ def finish_reverse(lake: Lake, settings: Settings, entry: Entry, params: Params)
     if recipe.after_swap:
         for day in days_between(entry.first, entry.last):
             drop_record(settings, day)
+            drop_verdict(settings, day)
         serve(lake, settings, recipe, entry)
     entry = record(lake, entry.then(State.REVERSED, params))
     unpin(lake, pin_name(entry.name))
@@ -197,8 +207,10 @@ def keep_records(settings: Settings, entry: Entry, versions: dict[str, int]) -> 
         found = read_record(staged, day)
         if found is None:
             drop_record(settings, day)
+            drop_verdict(settings, day)
         else:
             keep_record(settings, day, found.model_copy(update={"versions": found.versions | versions}))
+            carry_verdict(staged, settings, day, versions)
 
 
 def serve(lake: Lake, settings: Settings, recipe: Recipe, entry: Entry) -> None:

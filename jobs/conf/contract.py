@@ -62,6 +62,7 @@ class Column(StrictModel):
         return self
 
 
+LARGEST_AMOUNT = 10_000_000  # in the source's unit
 LATE_DAYS_MAX = 35  # as far as a day's validation looks for its keys on other days
 
 
@@ -99,6 +100,12 @@ class TransactionFeed(StrictModel):
         for name, kind in zip(STANDARD_COLUMNS, STANDARD_TYPES, strict=True):
             if self.columns[name].type != kind or self.columns[name].optional:
                 raise ValueError(f"column {name} must be of type {kind} and may not be optional")
+        largest = self.columns["amount_minor"].maximum
+        if largest is None or largest > LARGEST_AMOUNT:
+            raise ValueError(
+                f"column amount_minor needs a maximum, {LARGEST_AMOUNT:,} at most: squares of amounts are "
+                "summed exactly, and a larger one is quarantined"
+            )
         if AVAILABLE_AT in names and names.index(AVAILABLE_AT) != len(STANDARD_COLUMNS):
             raise ValueError(f"column {AVAILABLE_AT} must come right after the standard columns")
         if AVAILABLE_AT in names and self.columns[AVAILABLE_AT].type != "timestamp":

@@ -37,6 +37,9 @@ class Quality(StrictModel):
 
 class Features(StrictModel):
     batch_ttl_hours: float = Field(gt=0)
+    null_share_alert: float = Share
+    velocity_ttl_minutes: float = Field(gt=0)
+    skew_share_fail: float = Field(gt=0, lt=1)
 
 
 class Drift(StrictModel):

@@ -37,6 +37,17 @@ class Settings(StrictModel):
     mlflow_uri: str = Field("http://127.0.0.1:5000", description="MLflow tracking server and registry")
     mlflow_public_uri: str = Field("", description="MLflow address for links, if another")
     spark_remote: str = Field("sc://127.0.0.1:15002", description="Spark Connect server")
+    spark_master: str = Field(
+        "local[2]",
+        pattern=r"^(local\[(\d+|\*)\]|spark://[\w.-]+:\d+(,[\w.-]+:\d+)*)$",
+        description="where the Spark server that is started here has its executors: local[2], spark://host:7077",
+    )
+    spark_driver_host: str = Field(
+        "127.0.0.1",
+        pattern=r"^[\w.:-]+$",
+        description="where executors of another machine reach that Spark server; it listens there then",
+    )
+    spark_memory: str = Field("1g", pattern=r"^\d+[mg]$", description="heap of that Spark server")
     scoring_uri: str = Field("http://127.0.0.1:8000", description="scoring service")
     scoring_public_uri: str = Field("", description="scoring service's address for links, if another")
     airflow_uri: str = Field("http://127.0.0.1:8080", description="Airflow api-server")
@@ -46,6 +57,9 @@ class Settings(StrictModel):
     )
     online_store: Literal["sqlite", "redis"] = Field("sqlite", description="Feast online store")
     redis_url: str = Field("127.0.0.1:6379", description="Redis address where online_store is redis")
+    materialize_on: Literal["job", "spark"] = Field(
+        "job", description="who writes features online: the job, or Spark's executors (redis only)"
+    )
     model_name: str = Field("fraud", description="registered model in MLflow")
     experiment: str = Field("fraud", description="MLflow experiment of the trainings")
 

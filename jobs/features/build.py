@@ -1,10 +1,10 @@
-"""Job build_features: the batch features of one day or a range, and of the days around it that it changes.
+"""Job build_features: the features of one day or a range, and of the days around it that it changes.
 
 In: transactions (amounts in minor units, times in UTC) and labels, as far back as the longest window reaches.
 Out: one row per active customer in customer_features and per active terminal in terminal_features, partition
 `day`, as of day + 1 00:00 UTC. A transaction counts when event_time < as_of and available_at <= as_of; a
-label when available_at < as_of, and the latest label of a transaction wins. Means of an empty window are
-null, a risk of an empty window is 0.
+label when available_at < as_of, and the latest label of a transaction wins. One row per transaction of the
+day in transaction_velocity, as of the microsecond before it (jobs/features/velocity.py).
 Days around it whose recorded inputs (jobs/features/inputs.py) have changed are built again: later ones look
 back at it, earlier ones get the rows that came late. All days are one Spark job and one commit per table;
 the receipt names those that are to be checked and served. One build at a time.
@@ -17,7 +17,6 @@ import logging
 from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date
-from functools import reduce
 
 from pydantic import Field, model_validator
 from pyspark.sql import DataFrame, SparkSession
@@ -40,17 +39,22 @@ from jobs.features.inputs import (
     read_record,
     snapshot,
 )
-from jobs.features.tables import FEATURE_TABLES
+from jobs.features.spark_tables import read_table
+from jobs.features.tables import BUILT_TABLES, FEATURE_TABLES, TRANSACTION_VELOCITY
+from jobs.features.velocity import velocity_features
 from jobs.features.windows import LABEL_SCHEMA, customer_features, terminal_features
-from jobs.lake.storage import spark_address
-from jobs.lake.store import LOG_KEPT, Lake, Layer, content_digest, lake_of
+from jobs.lake.evolve import evolve
+from jobs.lake.store import LOG_KEPT, ContentDigest, Lake, conform, lake_of
 from jobs.lake.tables import LABELS, TRANSACTIONS, Table
 from jobs.spark import spark_session
 
 READS = ("transactions", "labels")
-WRITES = ("customer_features", "terminal_features")
+WRITES = ("customer_features", "terminal_features", "transaction_velocity")
 LOGGER = logging.getLogger("sluice.features")
-FILES = 4  # written at once by a range; a day is one file in any case
+FILES = 4  # written at once by Spark; a day is one file in any case
+# Up to so many rows come back to the job, which writes them itself: Spark's part in a small Delta commit
+# takes longer than computing the day. More are written where they were computed.
+RETURNED_ROWS = 2_000_000
 NAMED_DAYS = 5  # more than this are counted
 
 
@@ -74,28 +78,23 @@ def feature_rows(features: DataFrame, entity: Entity) -> DataFrame:
     return dated.select(*FEATURE_TABLES[entity].schema.names)
 
 
-def _read(
-    session: SparkSession, lake: Lake, table: Table, version: int, first: date, last: date
-) -> DataFrame:
-    """Partitions first to last of a version, both included."""
-    layers = [_layer(session, table, layer) for layer in lake.layers(table, version)]
-    rows = reduce(lambda above, below: above.union(below), layers)
-    return rows.filter(F.col(table.partition).between(F.lit(first), F.lit(last)))
+def velocity_rows(features: DataFrame) -> DataFrame:
+    """The features with the microsecond before their event, in the table's columns."""
+    before = F.col("event_time") - F.expr("INTERVAL 1 MICROSECOND")
+    return features.withColumn("as_of", before).select(*TRANSACTION_VELOCITY.schema.names)
 
 
-def _layer(session: SparkSession, table: Table, layer: Layer) -> DataFrame:
-    rows = session.read.format("delta").option("versionAsOf", layer.version).load(spark_address(layer.path))
-    if layer.without is not None:
-        low, high = (F.lit(edge).cast("date") for edge in layer.without)
-        rows = rows.filter(~F.col(table.partition).between(low, high))
-    return rows.select(*table.schema.names)
-
-
-def _write(rows: DataFrame, lake: Lake, table: Table, days: Collection[date]) -> int:
-    """Replace the days' partitions in one commit; gives the new table version."""
+def _write(rows: DataFrame, lake: Lake, table: Table, days: Collection[date], most: int) -> int:
+    """Replace the days' partitions in one commit, of `most` rows or fewer; gives the new table version."""
+    if most <= RETURNED_ROWS:
+        named = ", ".join(f"'{day}'" for day in days)
+        found = conform(table, rows.toArrow()).sort_by([(name, "ascending") for name in table.key])
+        return lake.replace_where(table, found, f"{table.partition} IN ({named})", ",".join(map(str, days)))
     named = ", ".join(f"DATE'{day}'" for day in days)
-    placed = rows.coalesce(1) if len(days) == 1 else rows.repartition(FILES, table.partition)
+    placed = rows.repartition(1) if len(days) == 1 else rows.repartition(FILES, table.partition)
     with lake.writing(table):
+        with lake.explained(table):
+            evolve(lake.made(table), table)
         (
             placed.write.format("delta")
             .mode("overwrite")
@@ -108,28 +107,29 @@ def _write(rows: DataFrame, lake: Lake, table: Table, days: Collection[date]) ->
 
 
 def build_days(session: SparkSession, lake: Lake, days: Collection[date], found: Snapshot) -> dict[str, int]:
-    """Build both feature tables of some days from a snapshot; gives the versions that were written."""
+    """Build the feature tables of some days from a snapshot; gives the versions that were written."""
     first, last = first_input(min(days), found.delay_days), max(days)
-    transactions = _read(session, lake, TRANSACTIONS, found.versions["transactions"], first, last)
+    transactions = read_table(session, lake, TRANSACTIONS, found.versions["transactions"], first, last)
     if found.versions["labels"] >= 0:
-        labels = _read(session, lake, LABELS, found.versions["labels"], first, last)
+        labels = read_table(session, lake, LABELS, found.versions["labels"], first, last)
     else:
         labels = session.createDataFrame([], LABEL_SCHEMA)
-    frames: dict[Entity, DataFrame] = {
-        "customer": customer_features(transactions, days),
-        "terminal": terminal_features(transactions, labels, days, found.delay_days),
+    terminals = terminal_features(transactions, labels, days, found.delay_days)
+    frames: dict[Table, DataFrame] = {
+        FEATURE_TABLES["customer"]: feature_rows(customer_features(transactions, days), "customer"),
+        FEATURE_TABLES["terminal"]: feature_rows(terminals, "terminal"),
+        TRANSACTION_VELOCITY: velocity_rows(velocity_features(transactions, days)),
     }
 
-    def write(entity: Entity) -> tuple[str, int]:
-        table = FEATURE_TABLES[entity]
-        return table.name, _write(feature_rows(frames[entity], entity), lake, table, days)
+    def write(table: Table) -> tuple[str, int]:
+        return table.name, _write(frames[table], lake, table, days, found.rows * len(days))
 
     with ThreadPoolExecutor(len(frames)) as pool:
         return dict(pool.map(write, frames))
 
 
 def run(params: Params, settings: Settings) -> Receipt:
-    """Build both feature tables of the days, and of the days around them whose inputs have changed."""
+    """Build the feature tables of the days, and of the days around them whose inputs have changed."""
     watch = Stopwatch()
     lake, contract = lake_of(settings), contract_of(settings)
     first, last = params.day, params.last or params.day
@@ -181,20 +181,26 @@ def _build_all(days: list[date], owing: list[date], lake: Lake, found: Snapshot,
 
 
 def _receipt(lake: Lake, asked: list[date], days: list[date], watch: Stopwatch) -> Receipt:
-    written = {
-        entity: lake.read(table, first=asked[0], last=asked[-1]) for entity, table in FEATURE_TABLES.items()
-    }
+    written = {table.name: _digest(lake, table, asked) for table in BUILT_TABLES}
     return Receipt(
         job="build_features",
         table=" ".join(WRITES),
         partition=str(asked[0]) if len(asked) == 1 else f"{asked[0]}..{asked[-1]}",
         version=lake.version(FEATURE_TABLES["customer"]),
-        rows=sum(rows.num_rows for rows in written.values()),
-        digest="".join(content_digest(rows)[:16] for rows in written.values()),
+        rows=sum(digest.rows for digest in written.values()),
+        digest="".join(digest.hexdigest()[:16] for digest in written.values()),
         seconds=watch.seconds,
         facts={
             "feature_version": FEATURE_VERSION,
             "days": [str(built) for built in days],
-            **{f"{entity}_rows": rows.num_rows for entity, rows in written.items()},
+            "rows": {name: digest.rows for name, digest in written.items()},
         },
     )
+
+
+def _digest(lake: Lake, table: Table, days: list[date]) -> ContentDigest:
+    """Digest and count of what a range wrote, a batch at a time."""
+    digest = ContentDigest()
+    for batch in lake.scan(table, first=days[0], last=days[-1], columns=table.schema.names):
+        digest.add(batch)
+    return digest

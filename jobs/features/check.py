@@ -1,8 +1,8 @@
 """Job check_features: the gate between building a day's features and serving them.
 
-In: each day's rows of customer_features and terminal_features, and the transactions they were built from.
+In: each day's rows of the three feature tables, and the transactions they were built from.
 Out: settings.work/features/DAY/checks.json with every check. Raises GateClosed when one fails.
-Counted here with numpy from the transactions, apart from Spark.
+Counted here with numpy from the transactions, apart from Spark: active entities and the longest counts.
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ from collections.abc import Iterator
 from datetime import date, timedelta
 from itertools import groupby, pairwise
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from jobs.conf.contract import contract_of
@@ -21,14 +23,27 @@ from jobs.conf.policy import policy_of
 from jobs.conf.settings import Settings
 from jobs.core import Check, GateClosed, Outcome, Receipt, SluiceError, Stopwatch, Verdict, midnight
 from jobs.features.days import SeveralDays
-from jobs.features.declarations import Entity, longest_window, stored_features
+from jobs.features.declarations import (
+    ENTITIES,
+    FEATURE_VERSION,
+    VELOCITY,
+    Entity,
+    Feature,
+    Nulls,
+    longest_window,
+    stored_features,
+)
 from jobs.features.inputs import first_input, is_being_built, last_record
-from jobs.features.tables import FEATURE_TABLES
+from jobs.features.tables import FEATURE_TABLES, TRANSACTION_VELOCITY
 from jobs.lake.store import Lake, lake_of
 from jobs.lake.tables import TRANSACTIONS
 
-READS = ("customer_features", "terminal_features")
+READS = ("customer_features", "terminal_features", "transaction_velocity")
 WRITES = ("feature_checks",)
+COLUMNS = ["day", "transaction_id", "event_time", "available_at", "customer_id", "terminal_id"]
+VELOCITY_DAYS = 1 + max(feature.window for feature in VELOCITY if feature.measure == "count").days
+FEWEST = {"amount_mean": 1, "amount_deviation": 2}  # transactions in the window; null below
+HIGHEST = {"risk": 1.0, "is_new": 1.0}
 
 
 class Params(SeveralDays):
@@ -39,33 +54,84 @@ def checks_of(
     features: pd.DataFrame, entity: Entity, active: set[int], null_share_fail: float
 ) -> list[Check]:
     """Every check of one entity's rows; `active` are the keys that must have one."""
-    keys = features[f"{entity}_id"]
-    checks = [
-        _at_most(f"{entity} rows missing", len(active - set(keys)), 0),
-        _at_most(f"{entity} rows of nobody active", len(set(keys) - active), 0),
-        _at_most(f"{entity} keys repeated", int(keys.duplicated().sum()), 0),
-        _check(f"{entity} rows", bool(len(features)), len(features), 1, "no rows at all"),
+    declared = stored_features(entity)
+    means = [feature for feature in declared if feature.measure == "amount_mean"]
+    longest = features[max(means, key=lambda feature: feature.window).name]
+    share = float(longest.isna().mean()) if len(longest) else 1.0
+    return [
+        *_row_checks(entity, features[f"{entity}_id"], active),
+        *_column_checks(features, declared),
+        _at_most(f"{entity} share of null means", share, null_share_fail),
     ]
-    named: dict[str, list[tuple[int, pd.Series]]] = {}
-    for feature in stored_features(entity):
+
+
+def velocity_checks(features: pd.DataFrame, transactions: pd.DataFrame, day: date) -> list[Check]:
+    """Every check of a day's velocity features; `transactions` reach back as far as their windows."""
+    own = transactions[transactions["day"] == day]
+    checks = _row_checks("velocity", features["transaction_id"], set(own["transaction_id"].tolist()))
+    checks += _column_checks(features, VELOCITY)
+    for entity in ENTITIES:
+        name = max(
+            (feature for feature in VELOCITY if (feature.entity, feature.measure) == (entity, "count")),
+            key=lambda feature: feature.window,
+        )
+        counted = counts_before(transactions, f"{entity}_id", name.window)[own.index]
+        once = features.drop_duplicates("transaction_id").set_index("transaction_id")
+        found = once[name.name].reindex(own["transaction_id"])
+        unlike = int((found.to_numpy() != counted.to_numpy()).sum())
+        checks.append(_at_most(f"{name.name} other than counted here", unlike, 0))
+    return checks
+
+
+def counts_before(transactions: pd.DataFrame, key: str, window: timedelta) -> pd.Series:
+    """For each transaction, how many of its key came in time in [t - window, t)."""
+    moment = transactions["event_time"].astype("datetime64[us, UTC]").astype("int64").to_numpy()
+    ends = pd.to_datetime(transactions["day"], utc=True) + timedelta(days=1)
+    in_time = (transactions["available_at"] <= ends).to_numpy()
+    keys = transactions[key].to_numpy()
+    # one number for key and time, so that both ends of every window are found by one search
+    span = int(moment.max() - moment.min()) + window // timedelta(microseconds=1) + 2 if len(moment) else 1
+    place = pd.factorize(keys)[0].astype("int64") * span + moment - (moment.min() if len(moment) else 0)
+    there = np.sort(place[in_time])
+    # a window that begins before the data must not reach into the key before
+    begin = np.maximum(place - window // timedelta(microseconds=1), place // span * span)
+    counted = np.searchsorted(there, place, "left") - np.searchsorted(there, begin, "left")
+    return pd.Series(counted, index=transactions.index)
+
+
+def _row_checks(what: str, keys: pd.Series, wanted: set[int]) -> list[Check]:
+    """One row for each key that must have one, and no other."""
+    return [
+        _at_most(f"{what} rows missing", len(wanted - set(keys)), 0),
+        _at_most(f"{what} rows of nobody active", len(set(keys) - wanted), 0),
+        _at_most(f"{what} keys repeated", int(keys.duplicated().sum()), 0),
+        _check(f"{what} rows", bool(len(keys)), len(keys), 1, "no rows at all"),
+    ]
+
+
+def _column_checks(features: pd.DataFrame, declared: tuple[Feature, ...]) -> list[Check]:
+    """Every column null where its declaration says so, in its range, and counts that grow with the window."""
+    checks = []
+    counts: dict[str, list[Feature]] = {}
+    for feature in declared:
         column = features[feature.name]
-        named.setdefault(feature.measure, []).append((feature.window_days, column))
-        if feature.measure != "amount_mean":
+        if feature.measure == "count":
+            counts.setdefault(feature.entity, []).append(feature)
+        if feature.nulls is Nulls.NEVER:
             checks.append(_at_most(f"{feature.name} nulls", int(column.isna().sum()), 0))
-        low, high = (0.0, 1.0) if feature.measure == "risk" else (0.0, float("inf"))
-        outside = column.notna() & ~column.between(low, high)
+        elif feature.measure in FEWEST:
+            few = features[f"{feature.entity}_count_{feature.label}"] < FEWEST[feature.measure]
+            unlike = int((column.isna() != few).sum())
+            checks.append(_at_most(f"{feature.name} not null {feature.nulls.value}", unlike, 0))
+        high = HIGHEST.get(feature.measure, float("inf"))
+        if feature.measure == "seconds_since_last":
+            high = feature.window.total_seconds()
+        outside = column.notna() & ~column.between(0.0, high)
         checks.append(_at_most(f"{feature.name} out of range", int(outside.sum()), 0))
-    counts = [column for _, column in sorted(named["count"], key=lambda pair: pair[0])]
-    shrinking = sum(int((a > b).sum()) for a, b in pairwise(counts))
-    checks.append(_at_most(f"{entity} counts that shrink in a longer window", shrinking, 0))
-    by_days = dict(named["count"])
-    for days, mean in named.get("amount_mean", []):
-        unlike = int((mean.isna() != (by_days[days] == 0)).sum())
-        checks.append(_at_most(f"{entity} means of {days}d not null where empty", unlike, 0))
-    if named.get("amount_mean"):
-        _, longest = max(named["amount_mean"], key=lambda pair: pair[0])
-        share = float(longest.isna().mean()) if len(longest) else 1.0
-        checks.append(_at_most(f"{entity} share of null means", share, null_share_fail))
+    for entity, windows in counts.items():
+        columns = [features[each.name] for each in sorted(windows, key=lambda each: each.window)]
+        shrinking = sum(int((a > b).sum()) for a, b in pairwise(columns))
+        checks.append(_at_most(f"{entity} counts that shrink in a longer window", shrinking, 0))
     return checks
 
 
@@ -94,6 +160,11 @@ def day_verdict(
         active = active_keys(transactions, entity, as_of, windows[entity])
         allowed = policy_of(settings).quality.null_share_fail
         checks += checks_of(features, entity, active, allowed)
+    version = versions.get(TRANSACTION_VELOCITY.name)
+    velocity = lake.read(TRANSACTION_VELOCITY, first=day, last=day, version=version).to_pandas()
+    recent = transactions[transactions["day"].between(day - timedelta(days=VELOCITY_DAYS), day)]
+    checks += velocity_checks(velocity, recent, day)
+    rows += len(velocity)
     return Verdict.of(checks), rows
 
 
@@ -118,7 +189,7 @@ def with_transactions(
                 TRANSACTIONS,
                 first=first_input(built[0], delay_days),
                 last=built[-1],
-                columns=["event_time", "available_at", "customer_id", "terminal_id"],
+                columns=COLUMNS,
                 version=version,
             ).to_pandas()
         except SluiceError as error:
@@ -182,12 +253,30 @@ def _check(name: str, passed: bool, value: float, threshold: float, detail: str)
 
 def keep_verdict(settings: Settings, day: date, verdict: Verdict, versions: dict[str, int]) -> None:
     """Write what was found, and of which build."""
+    _keep(settings, day, {**verdict.model_dump(mode="json"), "versions": versions})
+
+
+def _keep(settings: Settings, day: date, evidence: dict[str, Any]) -> None:
     path = _evidence(settings, day)
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_suffix(f".{os.getpid()}")
-    evidence = {**verdict.model_dump(mode="json"), "versions": versions}
     scratch.write_text(json.dumps(evidence, indent=1))
     scratch.replace(path)
+
+
+def carry_verdict(staged: Settings, settings: Settings, day: date, versions: dict[str, int]) -> None:
+    """Take over a staged day's verdict: its rows are in production now, at these versions."""
+    try:
+        evidence = json.loads(_evidence(staged, day).read_text())
+    except FileNotFoundError:
+        drop_verdict(settings, day)
+        return
+    _keep(settings, day, evidence | {"versions": evidence["versions"] | versions})
+
+
+def drop_verdict(settings: Settings, day: date) -> None:
+    """Forget what was found: the day's features are others now."""
+    _evidence(settings, day).unlink(missing_ok=True)
 
 
 def judged_versions(settings: Settings, day: date) -> dict[str, int] | None:
@@ -195,6 +284,12 @@ def judged_versions(settings: Settings, day: date) -> dict[str, int] | None:
 
     They are where another run has built the day since, or is about to: that run checks and serves it.
     """
+    record = last_record(settings, day)
+    if record is not None and record.inputs.feature_version != FEATURE_VERSION:
+        raise SluiceError(
+            f"features of {day}: they were built when features were declared otherwise; run "
+            f"`sluice build_features --day {day}` first"
+        )
     versions = built_from(settings, day)
     try:
         evidence = json.loads(_evidence(settings, day).read_text())

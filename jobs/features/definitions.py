@@ -1,4 +1,9 @@
-"""Feast objects, derived from the declarations: entities, views over the Delta tables, one service."""
+"""Feast objects, derived from the declarations: entities, views over the Delta tables, one service.
+
+The batch views are materialized. The velocity view holds what the scoring service saw at each transaction,
+keyed by it, for training; online the service keeps these values itself (jobs/features/velocity_store.py), so
+that the service `fraud_online` leaves that view out.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +16,12 @@ from feast.types import Float64, Int64
 from jobs.conf.policy import policy_of
 from jobs.conf.settings import Settings
 from jobs.features import declarations
-from jobs.features.tables import FEATURE_TABLES
+from jobs.features.tables import FEATURE_TABLES, TRANSACTION_VELOCITY
 from jobs.lake.store import lake_of
+from jobs.lake.tables import Table
 
 SERVICE = "fraud"
+ONLINE_SERVICE = "fraud_online"
 VIEWS: dict[declarations.Entity, str] = {
     "customer": "customer_history",
     "terminal": "terminal_history",
@@ -25,24 +32,49 @@ TICK = timedelta(microseconds=1)
 
 
 def time_to_live(settings: Settings) -> timedelta:
-    """A row serves an event when as_of <= event_time - TICK <= as_of + ttl."""
+    """A batch row serves an event when as_of <= event_time - TICK <= as_of + ttl."""
     return timedelta(hours=policy_of(settings).features.batch_ttl_hours)
 
 
 def feature_view(entity: declarations.Entity, settings: Settings) -> FeatureView:
-    """The view of an entity over its table."""
-    table = FEATURE_TABLES[entity]
+    """The view of an entity over its table of batch features."""
+    features = declarations.stored_features(entity)
+    return _view(VIEWS[entity], entity, FEATURE_TABLES[entity], features, time_to_live(settings), settings)
+
+
+def velocity_view(settings: Settings) -> FeatureView:
+    """The view of each transaction's own velocity features."""
+    ttl = timedelta(minutes=policy_of(settings).features.velocity_ttl_minutes)
+    table = TRANSACTION_VELOCITY
+    return _view(table.name, "transaction", table, declarations.VELOCITY, ttl, settings, online=False)
+
+
+def feature_views(settings: Settings) -> list[FeatureView]:
+    """All views of the service, in the order of their tables."""
+    return [*(feature_view(entity, settings) for entity in VIEWS), velocity_view(settings)]
+
+
+def _view(
+    name: str,
+    entity: str,
+    table: Table,
+    features: tuple[declarations.Feature, ...],
+    ttl: timedelta,
+    settings: Settings,
+    *,
+    online: bool = True,
+) -> FeatureView:
     key = f"{entity}_id"
     return FeatureView(
-        name=VIEWS[entity],
+        name=name,
         description=table.description,
         entities=[Entity(name=entity, join_keys=[key], value_type=ValueType.INT64)],
-        ttl=time_to_live(settings),
+        ttl=ttl,
         schema=[
             Field(name=key, dtype=Int64),
             *(
                 Field(name=feature.name, dtype=Float64, description=feature.description)
-                for feature in declarations.stored_features(entity)
+                for feature in features
             ),
         ],
         source=FileSource(
@@ -51,21 +83,29 @@ def feature_view(entity: declarations.Entity, settings: Settings) -> FeatureView
             file_format=DeltaFormat(),
             timestamp_field="as_of",
         ),
-        online=True,
+        online=online,
+        owner=declarations.OWNER,
         tags={"feature_version": declarations.FEATURE_VERSION},
     )
 
 
 def feast_objects(settings: Settings) -> list[Entity | FeatureView | FeatureService]:
     """Everything that Feast's registry holds."""
-    views = [feature_view(entity, settings) for entity in VIEWS]
     entities = [
-        Entity(name=entity, join_keys=[f"{entity}_id"], value_type=ValueType.INT64) for entity in VIEWS
+        Entity(name=entity, join_keys=[f"{entity}_id"], value_type=ValueType.INT64)
+        for entity in (*VIEWS, "transaction")
     ]
-    service = FeatureService(
-        name=SERVICE,
-        features=views,
-        description="stored inputs of the fraud model",
-        tags={"feature_version": declarations.FEATURE_VERSION},
-    )
-    return [*entities, *views, service]
+    views = feature_views(settings)
+    services = [
+        FeatureService(
+            name=name,
+            features=found,
+            description=f"stored inputs of the fraud model{note}",
+            tags={"feature_version": declarations.FEATURE_VERSION},
+        )
+        for name, found, note in (
+            (SERVICE, views, ""),
+            (ONLINE_SERVICE, [view for view in views if view.online], " that the online store holds"),
+        )
+    ]
+    return [*entities, *views, *services]

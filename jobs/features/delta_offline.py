@@ -27,12 +27,12 @@ from feast.infra.registry.base_registry import BaseRegistry
 from feast.repo_config import RepoConfig
 
 from jobs.core import SluiceError
-from jobs.features.tables import FEATURE_TABLES
+from jobs.features.tables import BUILT_TABLES
 from jobs.lake.at import unreadable
 from jobs.lake.storage import TableMissing, explained, open_table
 from jobs.lake.store import scanner
 
-TABLES = {table.name: table for table in FEATURE_TABLES.values()}
+TABLES = {table.name: table for table in BUILT_TABLES}
 
 
 class DeltaDuckDBOfflineStoreConfig(DuckDBOfflineStoreConfig):  # type: ignore[misc]

@@ -1,30 +1,41 @@
-"""Point-in-time features of past events, through Feast's get_historical_features.
+"""Point-in-time features of past events: Feast's definitions, joined by Spark.
 
 In: events with transaction_id, event_time (UTC), customer_id, terminal_id, amount_minor and whatever else.
 Out: the same rows in the same order with the columns of MODEL_FEATURES. A row of features serves an
 event when it is older and within its ttl; where none does, the features are NaN and the missing flag is 1.
+Which tables, keys, times and ttl count is what Feast's views say; Feast's own offline stores drop, double or
+shuffle rows (docs/features.md), so they do not make the join.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from datetime import date, timedelta
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+from feast import FeatureView
+from pyspark.sql import DataFrame, SparkSession
 
 from jobs.conf.settings import Settings
 from jobs.core import SluiceError
-from jobs.features.declarations import MODEL_FEATURES, STORED_FEATURES
-from jobs.features.definitions import SERVICE, TICK
+from jobs.features.as_of import as_of_join
+from jobs.features.declarations import MODEL_FEATURES, STORED_FEATURES, VELOCITY_FEATURES
+from jobs.features.definitions import feature_views
 from jobs.features.request import assemble_frame
-from jobs.features.store import feature_store
+from jobs.features.spark_tables import read_table
+from jobs.features.tables import BUILT_TABLES
+from jobs.lake.at import unreadable
+from jobs.lake.store import Lake, lake_of
+from jobs.lake.tables import TIMESTAMP, Table
+from jobs.spark import spark_session
 
-if TYPE_CHECKING:
-    from feast import FeatureStore
-
-CHUNK = 250_000  # events in one join; bounds its memory
-NEEDED = ("event_time", "customer_id", "terminal_id", "amount_minor")
+CHUNK = 250_000  # events that come back at once: bounds the memory of the Spark server and of the job
+NEEDED = ("transaction_id", "event_time", "customer_id", "terminal_id", "amount_minor")
+KEYS = ("transaction_id", "customer_id", "terminal_id")
+JOINED = (*STORED_FEATURES, *VELOCITY_FEATURES)
+TABLES = {table.name: table for table in BUILT_TABLES}
 
 
 def historical_features(
@@ -40,39 +51,100 @@ def historical_features(
     missing = [name for name in NEEDED if name not in events.columns]
     if missing:
         raise SluiceError(f"historical features: the events have no column {missing[0]}")
-    stored = np.full((len(events), len(STORED_FEATURES)), np.nan)
-    # in order of time, so that each chunk touches few partitions
-    order = np.argsort(events["event_time"].to_numpy(), kind="stable")
-    for start in range(0, len(events), CHUNK):
-        places = order[start : start + CHUNK]
-        stored[places] = _stored_features(events.iloc[places], feature_store(settings, versions))
+    joined = _joined(events, settings, versions)
     inputs = events[["event_time", "amount_minor"]].reset_index(drop=True)
-    inputs = pd.concat([inputs, pd.DataFrame(stored, columns=list(STORED_FEATURES))], axis=1)
-    features = assemble_frame(inputs).set_index(events.index)
+    features = assemble_frame(pd.concat([inputs, joined], axis=1)).set_index(events.index)
     kept = events.drop(columns=[name for name in MODEL_FEATURES if name in events.columns])
     return pd.concat([kept, features], axis=1)
 
 
-def _stored_features(events: pd.DataFrame, store: FeatureStore) -> np.ndarray:
-    """One row of STORED_FEATURES per event, in the events' order."""
-    moments = pd.to_datetime(events["event_time"], utc=True).dt.as_unit("us")
-    # Feast joins on as_of <= moment: a tick earlier makes it strict
-    entities = pd.DataFrame(
-        {
-            "place": np.arange(len(events)),
-            "customer_id": events["customer_id"].to_numpy(dtype=np.int64),
-            "terminal_id": events["terminal_id"].to_numpy(dtype=np.int64),
-            "event_timestamp": (moments - TICK).array,
-        }
-    )
-    answer = store.get_historical_features(
-        entity_df=entities, features=store.get_feature_service(SERVICE)
-    ).to_df()
-    if len(answer) != len(events) or answer["place"].nunique() != len(events):
+def point_in_time(
+    session: SparkSession,
+    events: DataFrame,
+    lake: Lake,
+    versions: Mapping[str, int],
+    days: tuple[date, date],
+    settings: Settings,
+) -> DataFrame:
+    """Spark events with the stored features of every view; `days` are the events' first and last.
+
+    Raises:
+        SluiceError: a feature table does not exist.
+    """
+    for view in feature_views(settings):
+        table = TABLES[view.batch_source.name]
+        version = _readable(lake, table, versions.get(table.name, -1))
+        # a row is known at the end of its day at the latest
+        first = days[0] - view.ttl - timedelta(days=1)
+        events = _with_view(events, read_table(session, lake, table, version, first, days[1]), view)
+    return events
+
+
+def _readable(lake: Lake, table: Table, version: int) -> int:
+    """The version, which is there: Spark's own word for a missing one fills a page."""
+    if version < 0:
         raise SluiceError(
-            f"historical features: {len(events)} events went in and {len(answer)} rows came back; "
-            "look for two rows of one entity and as_of in the feature tables (sluice check_features)"
+            f"the table {table.name} does not exist at {lake.path(table)}; run "
+            "`sluice build_features --day D` (DAG fraud_features) first"
         )
-    ordered = answer.sort_values("place")[list(STORED_FEATURES)]
-    values: np.ndarray = ordered.to_numpy(dtype=np.float64)
+    try:
+        stored = {field.name for field in lake.delta(table, version).schema().fields}
+    except SluiceError as error:
+        raise unreadable(table.name, version, error) from None
+    missing = [name for name in table.schema.names if name not in stored]
+    if missing:
+        raise SluiceError(
+            f"the table {table.name} has no column {missing[0]} yet, it was built when features were "
+            "declared otherwise; run `sluice build_features --day FIRST --last LAST` over the days needed"
+        )
+    return version
+
+
+def _with_view(events: DataFrame, rows: DataFrame, view: FeatureView) -> DataFrame:
+    (key,) = view.join_keys
+    return as_of_join(
+        events,
+        rows,
+        key=key,
+        moment="event_time",
+        as_of=view.batch_source.timestamp_field,
+        values=[field.name for field in view.features],
+        ttl=view.ttl,
+    )
+
+
+def _joined(events: pd.DataFrame, settings: Settings, versions: Mapping[str, int] | None) -> pd.DataFrame:
+    """One row of the stored features per event, in the events' order."""
+    found = np.empty((len(events), len(JOINED)))
+    lake = lake_of(settings)
+    versions = versions or {table.name: lake.version(table) for table in BUILT_TABLES}
+    # in order of time, so that each part touches few partitions
+    order = np.argsort(events["event_time"].to_numpy(), kind="stable")
+    for start in range(0, len(events), CHUNK):
+        places = order[start : start + CHUNK]
+        found[places] = _joined_part(events.iloc[places], lake, versions, settings)
+    return pd.DataFrame(found, columns=list(JOINED))
+
+
+def _joined_part(
+    events: pd.DataFrame, lake: Lake, versions: Mapping[str, int], settings: Settings
+) -> np.ndarray:
+    moments = pd.to_datetime(events["event_time"], utc=True).dt.as_unit("us")
+    columns = {"place": np.arange(len(events)), "event_time": pa.array(moments, TIMESTAMP)}
+    columns |= {key: events[key].to_numpy(dtype=np.int64) for key in KEYS}
+    session = spark_session(settings)
+    answer = point_in_time(
+        session,
+        session.createDataFrame(pa.table(columns)),
+        lake,
+        versions,
+        (moments.min().date(), moments.max().date()),
+        settings,
+    )
+    found = answer.select("place", *JOINED).toArrow().sort_by("place")
+    if not np.array_equal(found["place"].to_numpy(), columns["place"]):
+        raise SluiceError(
+            f"historical features: {len(events)} events went in, {found.num_rows} rows came back"
+        )
+    values: np.ndarray = found.drop_columns("place").to_pandas().to_numpy(dtype=np.float64)
     return values

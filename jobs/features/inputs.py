@@ -21,8 +21,8 @@ from pydantic import ValidationError
 
 from jobs.conf.settings import Settings
 from jobs.core import StrictModel
-from jobs.features.declarations import FEATURE_VERSION, longest_window
-from jobs.features.tables import FEATURE_TABLES
+from jobs.features.declarations import ENTITIES, FEATURE_VERSION, longest_window, velocity_memory
+from jobs.features.tables import BUILT_TABLES
 from jobs.lake.at import LakeAt, versions_of
 from jobs.lake.store import Lake, content_digest, lake_of
 from jobs.lake.tables import LABELS, TRANSACTIONS
@@ -56,15 +56,19 @@ class Snapshot:
     # table -> day -> first day whose features see the rows -> digest of these rows
     digests: dict[str, dict[date, dict[date, str]]]
     delivered: frozenset[date]  # days whose own file is in the table transactions
+    rows: int  # transactions of all these days
     delay_days: int
 
     def inputs(self, day: date) -> Inputs:
-        """What the features of a day are built from: rows that are available at its end."""
+        """What the features of a day are built from: rows that are available at its end, and all of its own.
+
+        A late row of the day counts in no window of it and is an event with features all the same.
+        """
         first = first_input(day, self.delay_days)
         digests: dict[str, dict[date, str]] = {}
         for name, by_day in self.digests.items():
             parts = {
-                found: [digest for seen, digest in sorted(by_seen.items()) if seen <= day]
+                found: [digest for seen, digest in sorted(by_seen.items()) if seen <= day or found == day]
                 for found, by_seen in by_day.items()
                 if first <= found <= day
             }
@@ -74,7 +78,9 @@ class Snapshot:
 
 def reach(delay_days: int) -> int:
     """Days of input that a day's features look at, itself included."""
-    return max(longest_window("customer", 0), longest_window("terminal", delay_days))
+    # a velocity window reaches into the day in which it begins
+    velocity = max(velocity_memory(entity) for entity in ENTITIES).days + 1
+    return max(longest_window("customer", 0), longest_window("terminal", delay_days), velocity)
 
 
 def first_input(day: date, delay_days: int) -> date:
@@ -94,7 +100,7 @@ def snapshot(lake: Lake, first: date, last: date, delay_days: int) -> Snapshot:
     delivered = frozenset(pc.unique(transactions.filter(own)["day"]).to_pylist())
     rows[TRANSACTIONS.name] = transactions.select(TRANSACTION_COLUMNS)
     digests = {name: _digests(found, inclusive=name == TRANSACTIONS.name) for name, found in rows.items()}
-    return Snapshot(versions, digests, delivered, delay_days)
+    return Snapshot(versions, digests, delivered, transactions.num_rows, delay_days)
 
 
 def _digests(rows: pa.Table, *, inclusive: bool) -> dict[date, dict[date, str]]:
@@ -124,7 +130,7 @@ def neighbours(lake: Lake, first: date, last: date, delay_days: int, late_days: 
     """
     earliest = first - timedelta(days=late_days)
     latest = last + timedelta(days=reach(delay_days) - 1)
-    stored = {found for table in FEATURE_TABLES.values() for found in lake.partitions(table)}
+    stored = {found for table in BUILT_TABLES for found in lake.partitions(table)}
     days = sorted(map(date.fromisoformat, stored))
     return [day for day in days if earliest <= day <= latest and not first <= day <= last]
 

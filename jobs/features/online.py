@@ -1,19 +1,19 @@
-"""Stored features of one request, in process from Feast's online store: a fraction of a millisecond.
+"""Stored features of one request, in process from Feast's online store: some ten microseconds.
 
-Reads the store itself and not FeatureStore.get_online_features, which costs several times as much and leaves
-out the time of a row; the numbers are the same.
+Reads the packed rows themselves and not by FeatureStore.get_online_features, which costs several times as
+much and leaves out the time of a row; the numbers are the same. In Redis both entities are one round trip.
 """
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
-
-from feast.protos.feast.types.EntityKey_pb2 import EntityKey
-from feast.protos.feast.types.Value_pb2 import Value
+from typing import cast
 
 from jobs.conf.settings import Settings
-from jobs.features.declarations import STORED_FEATURES, Entity, stored_features
+from jobs.features.declarations import STORED_FEATURES, Entity
 from jobs.features.definitions import TICK, VIEWS, time_to_live
+from jobs.features.packed import Layout, Row, layout_of
+from jobs.features.packed_store import PackedOnlineStore
 from jobs.features.store import feature_store
 
 
@@ -21,12 +21,14 @@ class OnlineFeatures:
     """Reads of the online store; one per process, safe to share between threads."""
 
     def __init__(self, settings: Settings) -> None:
-        self._store = feature_store(settings)
-        self._config = self._store.config
-        self._online = self._store._get_provider().online_store
-        self._views = {entity: self._store.get_feature_view(name) for entity, name in VIEWS.items()}
-        self._names = {entity: [feature.name for feature in stored_features(entity)] for entity in VIEWS}
+        store = feature_store(settings)
+        self._config = store.config
+        self._online = cast(PackedOnlineStore, store._get_provider().online_store)
+        self._layouts: dict[Entity, Layout] = {
+            entity: layout_of(self._config, store.get_feature_view(name)) for entity, name in VIEWS.items()
+        }
         self._ttl = time_to_live(settings)
+        self._rows([("customer", 0)])  # a store that does not answer is noticed here, not by a request
 
     def read(self, customer_id: int, terminal_id: int, at: datetime | None = None) -> dict[str, float | None]:
         """Every stored feature by name; None where the entity has no row or the value is null.
@@ -38,34 +40,22 @@ class OnlineFeatures:
                 ttl, as in training; without a time the newest row serves, however old.
         """
         found: dict[str, float | None] = dict.fromkeys(STORED_FEATURES)
-        self._add(found, "customer", customer_id, at)
-        self._add(found, "terminal", terminal_id, at)
+        latest = at.astimezone(UTC) - TICK if at is not None else None
+        for row in self._rows([("customer", customer_id), ("terminal", terminal_id)]):
+            if row is not None and (latest is None or row.as_of <= latest <= row.as_of + self._ttl):
+                found.update(row.values)
         return found
 
     def row(self, entity: Entity, key: int) -> tuple[datetime | None, dict[str, float | None]]:
         """The stored row of an entity: its as_of, None where there is no row, and its features."""
-        as_of, values = self._row(entity, key)
-        return as_of, {name: _number(values, name) for name in self._names[entity]}
+        (row,) = self._rows([(entity, key)])
+        return row or (None, dict.fromkeys(self._layouts[entity].names))
 
-    def _add(self, found: dict[str, float | None], entity: Entity, key: int, at: datetime | None) -> None:
-        as_of, values = self._row(entity, key)
-        if as_of is None:
-            return
-        if at is not None and not as_of <= at.astimezone(UTC) - TICK <= as_of + self._ttl:
-            return
-        for name in self._names[entity]:
-            found[name] = _number(values, name)
+    def newest(self, entity: Entity) -> datetime | None:
+        """The newest as_of among the rows of an entity; None where there is no row."""
+        return self._online.newest(self._config, self._layouts[entity])
 
-    def _row(self, entity: Entity, key: int) -> tuple[datetime | None, dict[str, Value]]:
-        entity_key = EntityKey(join_keys=[f"{entity}_id"], entity_values=[Value(int64_val=key)])
-        rows = self._online.online_read(self._config, self._views[entity], [entity_key], self._names[entity])
-        as_of, values = rows[0]
-        return as_of, values or {}
-
-
-def _number(values: dict[str, Value], name: str) -> float | None:
-    value = values.get(name)
-    if value is None or not value.HasField("double_val"):
-        return None
-    number: float = value.double_val
-    return number
+    def _rows(self, wanted: list[tuple[Entity, int]]) -> list[Row | None]:
+        layouts = [(self._layouts[entity], key) for entity, key in wanted]
+        stored = self._online.read_rows(self._config, layouts)
+        return [layout.unpack(found) for (layout, _), found in zip(layouts, stored, strict=True)]

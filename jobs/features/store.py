@@ -17,15 +17,18 @@ os.environ.setdefault("FEAST_USAGE", "False")  # no telemetry; read when feast i
 
 from feast import FeatureStore, RepoConfig
 from feast.version import get_version
+from pydantic import SecretStr
 
 from jobs.conf.settings import Settings
 from jobs.features.declarations import FEATURE_VERSION
-from jobs.features.definitions import VIEWS, feast_objects, feature_view
+from jobs.features.definitions import feast_objects, feature_views
 from jobs.locks import file_lock
 
 PROJECT = "sluice"
 OFFLINE_STORE = "jobs.features.delta_offline.DeltaDuckDBOfflineStore"
 SQLITE_STORE = "jobs.features.sqlite_online.NewestSqliteOnlineStore"
+REDIS_STORE = "jobs.features.redis_online.NewestRedisOnlineStore"
+ENGINE = "jobs.features.engine.ArrowComputeEngine"
 
 
 def feast_home(settings: Settings) -> Path:
@@ -41,7 +44,10 @@ def repo_config(settings: Settings, versions: Mapping[str, int] | None = None) -
     folder = feast_home(settings)
     online: dict[str, Any] = {"type": SQLITE_STORE, "path": str(folder / "online.db")}
     if settings.online_store == "redis":
-        online = {"type": "redis", "connection_string": settings.redis_url}
+        online = {"type": REDIS_STORE, "connection_string": SecretStr(settings.redis_url)}
+    engine = {"type": ENGINE}
+    if settings.materialize_on == "spark":
+        engine["spark_remote"] = settings.spark_remote
     return RepoConfig(
         project=PROJECT,
         provider="local",
@@ -52,6 +58,7 @@ def repo_config(settings: Settings, versions: Mapping[str, int] | None = None) -
         },
         offline_store={"type": OFFLINE_STORE, "versions": dict(versions or {})},
         online_store=online,
+        batch_engine=engine,
         entity_key_serialization_version=3,
         repo_path=folder,
     )
@@ -71,6 +78,11 @@ def feature_store(settings: Settings, versions: Mapping[str, int] | None = None)
     return _open_store(settings, digest, tuple(sorted((versions or {}).items())))
 
 
+def applied_definitions(settings: Settings) -> str:
+    """Digest of the definitions that the registry holds; use it after `feature_store`."""
+    return (feast_home(settings) / "applied").read_text()
+
+
 @contextmanager
 def registry_lock(settings: Settings) -> Iterator[None]:
     """Hold the registry: Feast reads, changes and writes its file as a whole."""
@@ -88,11 +100,11 @@ def _definitions_digest(settings: Settings) -> str:
 
     Made from the definitions' own fields: Feast's serialised form differs from process to process.
     """
-    said = [get_version(), settings.online_store, FEATURE_VERSION]
+    store = REDIS_STORE if settings.online_store == "redis" else SQLITE_STORE
+    said = [get_version(), store, FEATURE_VERSION]
     if settings.online_store == "redis":
         said.append(settings.redis_url)
-    for view in VIEWS:
-        found = feature_view(view, settings)
+    for found in feature_views(settings):
         said += [found.name, str(found.ttl), found.batch_source.path, *sorted(found.entities)]
         said += sorted(f"{field.name} {field.dtype}" for field in found.schema)
     return hashlib.sha256("\n".join(said).encode()).hexdigest()

@@ -7,25 +7,42 @@ Windows begin and end at midnights, so whole days decide. A transaction of day `
 `seen` on, the first one whose as_of is not before available_at; at the end of day D its age is D - happened
 days, and a window of w days holds the ages 0 to w - 1. A label is used where available_at < as_of; the latest
 one of a transaction wins, and of two of one instant the fraud.
-Amounts are summed as integers, so a figure does not depend on which days are asked for together.
+
+A day's figures enter each window on one day and leave it on another, so the windows of all days are running
+sums over these moves: the work follows the rows and not the length of the windows. Sums are whole numbers:
+what enters leaves exactly, and a figure does not depend on which days are asked for together.
+Days are numbers from the first one asked for on: the code that Spark generates is then the same for every
+day, and it compiles it once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection
 from datetime import date
+from typing import NamedTuple
 
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F  # noqa: N812 - the name every Spark reader knows
 
 from jobs.features.declarations import Entity, Feature, longest_window, stored_features
+from jobs.features.sums import FIGURES, measured, squared, total
 
 LABEL_SCHEMA = "day date, transaction_id bigint, available_at timestamp, is_fraud tinyint"
 
 
+class Span(NamedTuple):
+    """The ages in days that a window holds: `youngest` and the `length - 1` after it."""
+
+    youngest: int
+    length: int
+
+    def column(self, figure: str) -> str:
+        return f"{figure}_{self.youngest}_{self.length}"
+
+
 def customer_features(transactions: DataFrame, days: Collection[date]) -> DataFrame:
     """day, customer_id and its features, for customers active in the longest window."""
-    return _features(_daily(transactions, "customer_id"), "customer", days, 0)
+    return _features(_figures(transactions, "customer_id", min(days)), "customer", days, 0)
 
 
 def terminal_features(
@@ -33,14 +50,17 @@ def terminal_features(
 ) -> DataFrame:
     """day, terminal_id and its features, for terminals active in the longest window."""
     # chargebacks of a month are few: sending them all beats shuffling the transactions
-    labelled = _dated(transactions).join(F.broadcast(known_frauds(labels)), "transaction_id")
-    frauds = (
-        labelled.withColumn("seen", F.greatest("seen", "known_from"))
-        .groupBy("terminal_id", "happened", "seen", "known_until")
-        .agg(F.count("*").alias("frauds"))
+    first = min(days)
+    labelled = _dated(transactions, first).join(F.broadcast(known_frauds(labels)), "transaction_id")
+    frauds = labelled.select(
+        "terminal_id",
+        "happened",
+        F.greatest(F.col("seen"), _number("known_from", first)).alias("seen"),
+        _number("known_until", first).alias("known_until"),
+        F.lit(1).alias("frauds"),
     )
-    daily = _daily(transactions, "terminal_id").unionByName(frauds, allowMissingColumns=True)
-    return _features(daily, "terminal", days, delay_days)
+    figures = _figures(transactions, "terminal_id", first).unionByName(frauds, allowMissingColumns=True)
+    return _features(figures, "terminal", days, delay_days)
 
 
 def known_frauds(labels: DataFrame) -> DataFrame:
@@ -61,57 +81,108 @@ def known_frauds(labels: DataFrame) -> DataFrame:
     return spans.filter((F.col("is_fraud") == 1) & held).select("transaction_id", "known_from", "known_until")
 
 
-def _dated(transactions: DataFrame) -> DataFrame:
-    """The transactions with the day of the event and the first day whose features may use them."""
-    happened = F.to_date("event_time")
-    # what is available at as_of itself still counts
+def first_day_seen() -> Column:
+    """The first day whose features may use a transaction; what is available at as_of itself still counts."""
     available = F.to_date(F.col("available_at") - F.expr("INTERVAL 1 MICROSECOND"))
-    return transactions.withColumns({"happened": happened, "seen": F.greatest(happened, available)})
+    return F.greatest(F.to_date("event_time"), available)
 
 
-def _daily(transactions: DataFrame, key: str) -> DataFrame:
-    """Count and amount of each key by day: what the windows are summed from."""
-    return (
-        _dated(transactions)
-        .groupBy(key, "happened", "seen")
-        .agg(F.count("*").alias("count"), F.sum("amount_minor").alias("amount_minor"))
+def _number(day: Column | str, first: date) -> Column:
+    """The number of a day; that of the first one is 0."""
+    return F.datediff(day, F.lit(first))
+
+
+def _dated(transactions: DataFrame, first: date) -> DataFrame:
+    happened, seen = _number(F.to_date("event_time"), first), _number(first_day_seen(), first)
+    return transactions.withColumns({"happened": happened, "seen": seen})
+
+
+def _figures(transactions: DataFrame, key: str, first: date) -> DataFrame:
+    """What each transaction adds to the windows of its key."""
+    return _dated(transactions, first).select(
+        key,
+        "happened",
+        "seen",
+        F.lit(1).alias("count"),
+        F.col("amount_minor").alias("amount"),
+        squared("amount_minor").alias("squares"),
     )
 
 
-def _features(daily: DataFrame, entity: Entity, days: Collection[date], delay_days: int) -> DataFrame:
+def _features(figures: DataFrame, entity: Entity, days: Collection[date], delay_days: int) -> DataFrame:
     """The windows of an entity as of the end of each day."""
-    spread = _on_days(daily, days, longest_window(entity, delay_days))
-    measures = [_measure(feature, delay_days) for feature in stored_features(entity)]
-    return spread.groupBy("day", f"{entity}_id").agg(*measures)
+    key = f"{entity}_id"
+    spans = {feature: _span(feature, delay_days) for feature in stored_features(entity)}
+    active = Span(0, longest_window(entity, delay_days))
+    wanted = {(span, name) for feature, span in spans.items() for name in FIGURES[feature.measure]}
+    sums = sorted({*wanted, (active, "count")})
+    first, last = min(days), (max(days) - min(days)).days
+    changes = _changes(figures, key, sums, last)
+    running = _running(changes, key, [span.column(name) for span, name in sums], last)
+    held = running.filter(F.col(active.column("count")) > 0)
+    spread = held.withColumn("number", F.explode(F.sequence("number", "until")))
+    if len(days) <= last:  # days in between that nobody asked for
+        spread = spread.filter(F.col("number").isin(*((day - first).days for day in days)))
+    measures = [
+        measured(feature.measure, *(F.col(span.column(name)) for name in FIGURES[feature.measure])).alias(
+            feature.name
+        )
+        for feature, span in spans.items()
+    ]
+    return spread.select(F.date_add(F.lit(first), F.col("number")).alias("day"), key, *measures)
 
 
-def _on_days(daily: DataFrame, days: Collection[date], longest: int) -> DataFrame:
-    """Each daily figure once for each of the days that may count it, with its age in days then."""
-    last = F.least(F.date_add("happened", longest - 1), F.lit(max(days)))
-    if "known_until" in daily.columns:
-        last = F.least(last, F.date_sub("known_until", 1))
-    ranged = daily.select("*", F.greatest("seen", F.lit(min(days))).alias("first"), last.alias("last"))
-    spread = ranged.filter("first <= last").withColumn("day", F.explode(F.sequence("first", "last")))
-    if len(days) <= (max(days) - min(days)).days:  # days in between that nobody asked for
-        spread = spread.filter(F.col("day").isin(*days))
-    return spread.withColumn("age", F.datediff("day", "happened"))
+def _span(feature: Feature, delay_days: int) -> Span:
+    return Span(delay_days if feature.delayed else 0, feature.days)
 
 
-def _measure(feature: Feature, delay_days: int) -> Column:
-    """The aggregate of one feature: figures outside its own half-open window add nothing."""
-    youngest = delay_days if feature.measure == "risk" else 0
-    inside = F.col("age").between(youngest, youngest + feature.window_days - 1)
+def _changes(figures: DataFrame, key: str, sums: list[tuple[Span, str]], last: int) -> DataFrame:
+    """key, a day's number and by how much each sum changes on it; what changed before 0 counts on it."""
+    grouping = ["happened", "seen"]
+    if any(name == "frauds" for _, name in sums):
+        grouping.append("known_until")
+    names = sorted({name for _, name in sums})
+    # one shuffle, by the key: all that follows stays in its partitions
+    daily = figures.repartition(key).groupBy(key, *grouping).agg(*(total(name).alias(name) for name in names))
+    spans = sorted({span for span, _ in sums})
+    youngest = sorted({span.youngest for span in spans})
+    enters = {age: F.greatest(F.col("seen"), F.col("happened") + age) for age in youngest}
+    leaves = {}
+    for span in spans:
+        end = F.col("happened") + (span.youngest + span.length)
+        if "known_until" in grouping:
+            end = F.least(end, F.col("known_until"))
+        # what is over before it is seen comes and goes on one day
+        leaves[span] = F.greatest(end, enters[span.youngest])
+    moves = [*enters.values(), *leaves.values()]
+    entering = {age: place for place, age in enumerate(enters)}
+    leaving = {span: len(enters) + place for place, span in enumerate(leaves)}
+    moved = (
+        daily.select("*", F.posexplode(F.array(*moves)).alias("move", "moved_on"))
+        .filter(F.col("moved_on") <= last)
+        .withColumn("number", F.greatest(F.col("moved_on"), F.lit(0)))
+    )
+    move = F.col("move")
+    signed = [
+        total(
+            F.when(move == entering[span.youngest], F.col(name)).when(move == leaving[span], -F.col(name))
+        ).alias(span.column(name))
+        for span, name in sums
+    ]
+    return moved.groupBy(key, "number").agg(*signed)
 
-    def total(name: str) -> Column:
-        return F.sum(F.when(inside, F.col(name)))
 
-    if feature.measure == "count":
-        value = F.coalesce(total("count"), F.lit(0)).cast("double")
-    elif feature.measure == "amount_mean":
-        value = total("amount_minor").cast("double") / total("count") / F.lit(100.0)
-    elif feature.measure == "risk":
-        frauds = F.coalesce(total("frauds"), F.lit(0)).cast("double")
-        value = F.coalesce(frauds / total("count"), F.lit(0.0))
-    else:
-        raise AssertionError(f"{feature.name}: no batch measure {feature.measure}")
-    return value.alias(feature.name)
+def _running(changes: DataFrame, key: str, columns: list[str], last: int) -> DataFrame:
+    """The sums as of each day on which one changes, and `until`, the last day on which they stay so."""
+    # a count without a row is 0; an amount is null only where it is beyond 64 bits
+    counted = [name for name in columns if name.startswith(("count_", "frauds_"))]
+    if last == 0:
+        return changes.fillna(0, counted).withColumn("until", F.lit(last))
+    in_time = Window.partitionBy(key).orderBy("number")
+    so_far = in_time.rowsBetween(Window.unboundedPreceding, Window.currentRow)
+    return changes.select(
+        key,
+        "number",
+        F.coalesce(F.lead("number").over(in_time) - 1, F.lit(last)).alias("until"),
+        *(total(name).over(so_far).alias(name) for name in columns),
+    ).fillna(0, counted)

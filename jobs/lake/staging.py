@@ -133,7 +133,7 @@ class StagedLake(Lake):
 
     def _require(self, table: Table, partition: str) -> None:
         scope = self.taken_over(table)
-        if scope is None or not scope[0] <= partition <= scope[1]:
+        if scope is None or not all(scope[0] <= each <= scope[1] for each in partition.split(",")):
             raise SluiceError(
                 f"table {table.name}: {table.partition}={partition} is not part of the backfill {self.name}, "
                 "which writes only what it was planned for"

@@ -16,7 +16,7 @@ from deltalake.fs import DeltaStorageHandler
 from pydantic import Field
 
 from jobs.core import DayParams, StrictModel, midnight
-from jobs.features.tables import FEATURE_TABLES
+from jobs.features.tables import BUILT_TABLES
 from jobs.lake import tables as lake_tables
 from jobs.lake.storage import storage_options
 from jobs.lake.store import Lake
@@ -52,7 +52,7 @@ def total(parts: Iterable[Removed]) -> Removed:
 def every_table(lake: Lake) -> list[Table]:
     """The declared tables that are there."""
     declared = [value for value in vars(lake_tables).values() if isinstance(value, Table)]
-    return [table for table in [*declared, *FEATURE_TABLES.values()] if lake.exists(table)]
+    return [table for table in [*declared, *BUILT_TABLES] if lake.exists(table)]
 
 
 def table_files(lake: Lake, table: Table) -> pa_fs.PyFileSystem:

@@ -74,7 +74,7 @@ def live_rows(lake: Lake, day: date, version: str) -> pd.DataFrame:
 
 def days_until_full(feature: Feature, delay_days: int) -> int:
     """Days of history before a feature's window is full."""
-    return feature.window_days + (delay_days if feature.measure == "risk" else 0)
+    return feature.window.days + (delay_days if feature.delayed else 0)
 
 
 def same_kind_of_day(reference: pd.DataFrame, day: date, minimum: int) -> pd.DataFrame:

@@ -52,6 +52,7 @@ class Service:
         self.follower.stop()
         self.scorer.stop()
         self.log.stop()
+        self.features.close()
 
     def routing(self) -> ServedRouting:
         """Who answers now, and how the service is."""

@@ -1,24 +1,36 @@
-"""Features of one request: the stored ones read in process, the request's own computed from it.
+"""Features of one request: stored and velocity features read in process, its own computed from it.
 
-In: customer, terminal, amount in minor units, event time in UTC. Out: one value per name, NaN for a gap.
-Errors: SluiceError while the online store is not readable; the caller then answers by rules alone.
+In: an event. Out: one value per name, NaN for a gap; the event is recorded for those that come after it.
+An event that the contract would not let into the tables is scored and not recorded: it counts in no window
+offline either. Without the velocity store its features are gaps and a flag says so.
+Errors: SluiceError while the online store is not readable; the caller then answers by rules alone. The event
+is recorded even so.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from datetime import datetime
+import math
+import time
+from datetime import UTC, datetime
+from decimal import Decimal
 from typing import TYPE_CHECKING, Protocol
 
+from jobs.conf.contract import Contract, contract_of
 from jobs.conf.settings import Settings
 from jobs.core import SluiceError
 from jobs.features.declarations import FEATURE_VERSION, MODEL_FEATURES
 from jobs.features.request import assemble
+from jobs.features.velocity_store import Event, VelocityStore, longest_memory, open_velocity_store
 
 if TYPE_CHECKING:
     from jobs.features.online import OnlineFeatures
 
 LOGGER = logging.getLogger("sluice.serving")
+FORGET_SECONDS = 10.0
+MINOR_UNITS = 100
+BOUNDED = {"transaction_id": 1, "customer_id": 1, "terminal_id": 1, "amount_minor": MINOR_UNITS}
 
 
 class FeatureSource(Protocol):
@@ -28,26 +40,50 @@ class FeatureSource(Protocol):
     version: str
 
     def connect(self) -> None:
-        """Open the store if it is not open; called again and again from the background."""
+        """Open the stores that are not open; called again and again from the background."""
 
-    def vector(
-        self, customer_id: int, terminal_id: int, amount_minor: int, event_time: datetime
-    ) -> list[float]:
-        """The values in the order of `names`."""
+    def vector(self, event: Event) -> list[float]:
+        """The values in the order of `names`; the event is recorded, so this is asked once a request."""
+
+    def close(self) -> None:
+        """Let go of the stores."""
+
+
+class Admission:
+    """Which events the contract lets into the tables, by the bounds of its columns."""
+
+    def __init__(self, contract: Contract) -> None:
+        columns = contract.transactions.columns
+        self._bounds = [
+            (
+                name,
+                _scaled(columns[name].minimum, units, -math.inf),
+                _scaled(columns[name].maximum, units, math.inf),
+            )
+            for name, units in BOUNDED.items()
+        ]
+
+    def admits(self, event: Event) -> bool:
+        return all(low <= getattr(event, name) <= high for name, low, high in self._bounds)
 
 
 class StoredFeatures:
-    """Feast's online store in this process."""
+    """Feast's online store and the velocity store in this process."""
 
     def __init__(self, settings: Settings) -> None:
         self.names: tuple[str, ...] = MODEL_FEATURES
         self.version: str = FEATURE_VERSION
         self._settings = settings
+        self._admission = Admission(contract_of(settings))
         self._reader: OnlineFeatures | None = None
         self._trouble = "not opened yet"
+        self._velocity: VelocityStore | None = None
+        self._velocity_trouble = ""
+        self._forgot = -math.inf
 
     def connect(self) -> None:
-        """Open the store, or open it again after a read failed; trouble is kept for `vector` to tell."""
+        """Open the stores, or open them again after a read failed; trouble is kept for `vector` to tell."""
+        self._connect_velocity()
         if self._reader is not None:
             return
         try:
@@ -59,21 +95,65 @@ class StoredFeatures:
                 LOGGER.warning("online store: %s", error)
             self._trouble = str(error)
 
-    def vector(
-        self, customer_id: int, terminal_id: int, amount_minor: int, event_time: datetime
-    ) -> list[float]:
+    def vector(self, event: Event) -> list[float]:
         """The values in the order of `names`.
 
         Raises:
             SluiceError: the online store cannot be read now.
         """
+        velocity = self._take(event)
         reader = self._reader
         if reader is None:
             raise SluiceError(f"online store: {self._trouble}")
         try:
-            stored = reader.read(customer_id, terminal_id, event_time)
+            stored = reader.read(event.customer_id, event.terminal_id, event.event_time)
         except Exception as error:
             self._reader = None  # the background opens it again
             self._trouble = str(error)
             raise SluiceError(f"online store: {error}") from error
-        return assemble(amount_minor, event_time, stored)
+        return assemble(event.amount_minor, event.event_time, stored, velocity)
+
+    def close(self) -> None:
+        """Let go of the velocity store."""
+        store, self._velocity = self._velocity, None
+        if store is not None:
+            store.close()
+
+    def _take(self, event: Event) -> list[float] | None:
+        """The velocity features, None while their store does not answer."""
+        store = self._velocity
+        if store is None:
+            return None
+        try:
+            found = store.take(event) if self._admission.admits(event) else store.peek(event)
+        except Exception as error:  # sqlite3's and redis's kinds; the answer is worth more than the cause
+            self._velocity = None  # the background opens it again
+            self._note(error)
+            with contextlib.suppress(Exception):
+                store.close()
+            return None
+        self._velocity_trouble = ""
+        return found
+
+    def _connect_velocity(self) -> None:
+        try:
+            store = self._velocity
+            if store is None:
+                store = open_velocity_store(self._settings)
+                self._velocity = store
+            if time.monotonic() - self._forgot > FORGET_SECONDS:
+                self._forgot = time.monotonic()
+                store.forget(datetime.now(UTC) - longest_memory())
+        except Exception as error:
+            self._note(error)
+
+    def _note(self, error: Exception) -> None:
+        """Log a trouble of the velocity store once, however many requests meet it."""
+        if str(error) != self._velocity_trouble:
+            LOGGER.warning("velocity store: %s", error)
+        self._velocity_trouble = str(error)
+
+
+def _scaled(bound: float | None, units: int, absent: float) -> float:
+    # through its decimal text: 0.29 * 100 is below 29
+    return absent if bound is None else float(Decimal(str(bound)) * units)

@@ -20,6 +20,7 @@ from uuid import uuid4
 
 from jobs.conf.policy import Policy
 from jobs.core import SluiceError
+from jobs.features.velocity_store import Event
 from jobs.serving.bundle import Decision, decide
 from jobs.serving.follower import ServedModel, ServingState
 from jobs.serving.messages import ScoreAnswer, ScoreRequest, Variant
@@ -113,9 +114,7 @@ class Scorer:
 
     def _read(self, request: ScoreRequest) -> tuple[list[float] | None, str]:
         try:
-            values = self._features.vector(
-                request.customer_id, request.terminal_id, request.amount_minor, request.event_time
-            )
+            values = self._features.vector(_event(request))
         except Exception as error:  # whatever the store's trouble, the rules answer
             return None, f"features: {error}"[:300]
         return values, ""
@@ -216,6 +215,16 @@ class Scorer:
     def counters(self) -> dict[str, Any]:
         """Answers by variant, and what the shadow could not keep up with."""
         return {"answers": dict(self.answers), "shadow_dropped": self.shadow_dropped}
+
+
+def _event(request: ScoreRequest) -> Event:
+    return Event(
+        transaction_id=request.transaction_id,
+        event_time=request.event_time,
+        customer_id=request.customer_id,
+        terminal_id=request.terminal_id,
+        amount_minor=request.amount_minor,
+    )
 
 
 def _why_rules(state: ServingState, values: list[float] | None) -> str:

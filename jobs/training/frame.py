@@ -41,14 +41,14 @@ from jobs.core import (
 from jobs.evaluation.transactions import known_transactions
 from jobs.features.declarations import FEATURE_VERSION, MODEL_FEATURES
 from jobs.features.history import historical_features
-from jobs.features.tables import FEATURE_TABLES
+from jobs.features.tables import BUILT_TABLES
 from jobs.lake.at import LakeAt, versions_of
 from jobs.lake.pins import pin
 from jobs.lake.store import lake_of
 from jobs.training.digests import column_digests, frame_digest
 from jobs.training.run_folder import DRILL_NOTE, Drill, RunFolder, TrainingParams
 
-READS = ("label_snapshot", "transactions", "customer_features", "terminal_features")
+READS = ("label_snapshot", "transactions", "customer_features", "terminal_features", "transaction_velocity")
 WRITES = ("training_frame",)
 
 EVENT_COLUMNS = ["day", "transaction_id", "event_time", "customer_id", "terminal_id", "amount_minor"]
@@ -240,6 +240,20 @@ def check_join(events: pd.DataFrame, joined: pd.DataFrame) -> None:
     raise GateClosed(Verdict.of([check]), "build_frame")
 
 
+def check_velocity(joined: pd.DataFrame) -> None:
+    """Every transaction has the velocity features of its moment.
+
+    Raises:
+        SluiceError: some days were built when there were none.
+    """
+    without = sorted(joined.loc[joined["velocity_missing"] == 1, "day"].unique())
+    if without:
+        raise SluiceError(
+            f"training frame: transactions of {len(without)} days have no velocity features; run "
+            f"`sluice build_features --day {without[0]} --last {without[-1]}` first"
+        )
+
+
 def make_frame(
     lake: LakeAt, labels: pd.DataFrame, split: Split, params: Params, seed: int, settings: Settings
 ) -> pd.DataFrame:
@@ -251,9 +265,10 @@ def make_frame(
     events = events.drop(columns="file_day")
     events = events.merge(labels, on="transaction_id", how="inner", validate="one_to_one")
     events = events.sort_values(["event_time", "transaction_id"], ignore_index=True)
-    versions = {table.name: lake.version(table) for table in FEATURE_TABLES.values()}
+    versions = {table.name: lake.version(table) for table in BUILT_TABLES}
     joined = historical_features(events, settings, versions)
     check_join(events, joined)
+    check_velocity(joined)
     joined["role"] = joined["day"].map({day: split.role(day) for day in joined["day"].unique()})
     joined = with_training_labels(joined, params.drill, seed)
     joined[list(MODEL_FEATURES)] = joined[list(MODEL_FEATURES)].astype(np.float32)
@@ -270,7 +285,7 @@ def run(params: Params, settings: Settings) -> Receipt:
     check_days(date.fromisoformat(snapshot["first"]), split, policy.training, maturity)
     lake = lake_of(settings)
     # versions first, then data: what is written meanwhile is in none of the frame's columns
-    versions = snapshot["table_versions"] | versions_of(lake, FEATURE_TABLES.values())
+    versions = snapshot["table_versions"] | versions_of(lake, BUILT_TABLES)
     pin(lake, f"run.{params.run}", versions)
     seed = policy.training.seeds[0]
     frame = make_frame(LakeAt(lake, versions), labels, split, params, seed, settings)

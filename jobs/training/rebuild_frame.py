@@ -29,7 +29,14 @@ from jobs.training.frame import FrameFacts, make_frame
 from jobs.training.labels import label_digest, label_snapshot
 from jobs.training.run_folder import RunFolder, TrainingParams, replacing
 
-READS = ("training_frame", "transactions", "labels", "customer_features", "terminal_features")
+READS = (
+    "training_frame",
+    "transactions",
+    "labels",
+    "customer_features",
+    "terminal_features",
+    "transaction_velocity",
+)
 WRITES = ("rebuilt_frame",)
 FACTS = "frame.json"
 ARTIFACT = f"evidence/{FACTS}"  # where register_model keeps it

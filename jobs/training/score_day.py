@@ -16,13 +16,14 @@ from jobs.conf.policy import policy_of
 from jobs.conf.settings import Settings
 from jobs.core import DayParams, Receipt, SluiceError, Stopwatch
 from jobs.features.history import historical_features
+from jobs.features.tables import TRANSACTION_VELOCITY
 from jobs.lake.store import conform, content_digest, lake_of
 from jobs.lake.tables import SCORES, TRANSACTIONS
 from jobs.promotion.state import read_routing, registry_client
 from jobs.serving.bundle import ModelBundle, decide
 from jobs.serving.bundles import fetch_bundle
 
-READS = ("transactions", "customer_features", "terminal_features")
+READS = ("transactions", "customer_features", "terminal_features", "transaction_velocity")
 WRITES = ("scores",)
 
 
@@ -54,6 +55,11 @@ def run(params: Params, settings: Settings) -> Receipt:
     version = params.version or champion_version(settings)
     decisions = policy_of(settings).decisions
     bundle = ModelBundle.load(fetch_bundle(settings, version), decisions)
+    if str(params.day) not in lake.partitions(TRANSACTION_VELOCITY):
+        raise SluiceError(
+            f"score_day: no features of {params.day}; run `sluice build_features --day {params.day}` (DAG "
+            "fraud_features) first"
+        )
     joined = historical_features(events, settings)
     scores = bundle.score(np.ascontiguousarray(joined[list(bundle.features)].to_numpy(dtype=np.float32)))
     rows = pd.DataFrame(

@@ -19,7 +19,7 @@ from jobs.backfill.recipes import recipe_of
 from jobs.conf.settings import PROJECT_ROOT, Settings, load_settings
 from jobs.core import days_between, midnight
 from jobs.features import build
-from jobs.features.tables import FEATURE_TABLES
+from jobs.features.tables import BUILT_TABLES
 from jobs.lake.store import content_digest, lake_of
 from jobs.lake.tables import LABELS, TRANSACTIONS
 from jobs.registry import load_job
@@ -84,7 +84,7 @@ def feature_cases(days: int, rows: int) -> list[Case]:
         build.run(build.Params(day=first), warm)  # a server that has just started compiles its first plans
         one_by_one = seconds_of(lambda: [build.run(build.Params(day=day), single) for day in month])
         as_range = seconds_of(lambda: build.run(build.Params(day=first, last=month[-1]), together))
-        for table in FEATURE_TABLES.values():
+        for table in BUILT_TABLES:
             found = [content_digest(lake_of(place).read(table)) for place in (together, single)]
             assert found[0] == found[1], f"{table.name} differs"
     return [

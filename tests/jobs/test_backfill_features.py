@@ -11,7 +11,7 @@ from jobs.conf.settings import Settings
 from jobs.features import build
 from jobs.features.inputs import read_record
 from jobs.features.online import OnlineFeatures
-from jobs.features.tables import CUSTOMER_FEATURES, FEATURE_TABLES
+from jobs.features.tables import BUILT_TABLES, CUSTOMER_FEATURES
 from jobs.lake.staging import StagedLake
 from jobs.lake.store import content_digest, lake_of
 from jobs.lake.tables import TRANSACTIONS
@@ -58,7 +58,7 @@ def test_a_range_is_built_beside_production_swapped_in_and_taken_back(built: Set
     assert contents(built, "fraud_features") == right
     record = read_record(built, DAYS[1])
     assert record is not None
-    for table in FEATURE_TABLES.values():
+    for table in BUILT_TABLES:
         assert record.versions[table.name] == receipt.facts["versions_after"][table.name]
     run_named("check_features", built, DAYS[1])
     assert OnlineFeatures(built).row("customer", 2)[1]["customer_count_1d"] == 0.0
@@ -81,7 +81,7 @@ def test_spark_reads_staged_rows_over_those_of_production(built: Settings) -> No
     theirs = StagedLake(lake, "mine")
     theirs.take_over(TRANSACTIONS, str(DAYS[1]), str(DAYS[2]), one_more)  # the third day has no rows now
     staged_home = built.model_copy(update={"staging": "mine"})
-    for table in FEATURE_TABLES.values():
+    for table in BUILT_TABLES:
         theirs.take_over(table, str(DAYS[3]), str(DAYS[3]), table.schema.empty_table())
     build.run(build.Params(day=DAYS[3]), staged_home)
     rows = theirs.read(CUSTOMER_FEATURES, first=DAYS[3], last=DAYS[3]).to_pylist()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 
 import duckdb
@@ -15,14 +16,27 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from jobs.conf.settings import PROJECT_ROOT, Settings
-from jobs.core import GateClosed, SluiceError
+from jobs.core import GateClosed, SluiceError, midnight
 from jobs.features import build, check, windows
-from jobs.features.declarations import FEATURES, MODEL_FEATURES, STORED_FEATURES, longest_window
+from jobs.features.declarations import (
+    FEATURES,
+    MODEL_FEATURES,
+    STORED_FEATURES,
+    VELOCITY_FEATURES,
+    longest_window,
+)
 from jobs.features.tables import CUSTOMER_FEATURES, TERMINAL_FEATURES
 from jobs.lake.store import lake_of
 from jobs.lake.tables import TRANSACTIONS
 from jobs.spark import spark_session
-from tests.features_data import DAY, brute_force, label_rows, put, transaction_rows
+from tests.features_data import (
+    DAY,
+    brute_force,
+    brute_force_velocity,
+    label_rows,
+    put,
+    transaction_rows,
+)
 
 pytest_plugins = ("tests.spark_server",)
 HANDBOOK = PROJECT_ROOT.parent / "shared" / "data" / "handbook" / "transactions"
@@ -105,10 +119,29 @@ def test_building_a_day_again_replaces_it_and_leaves_other_days_alone(spark_home
     second = build.run(build.Params(day=DAY), spark_home)
     again = build.run(build.Params(day=DAY), spark_home)
     assert again.digest == second.digest
-    assert again.rows == second.rows == first.rows == 2
+    assert again.rows == second.rows == first.rows == 3  # a customer, a terminal, a transaction
     lake = lake_of(spark_home)
     assert lake.partitions(CUSTOMER_FEATURES) == [str(day_before), str(DAY)]
     assert lake.read(TERMINAL_FEATURES).num_rows == 2
+
+
+def test_a_feature_that_is_declared_anew_becomes_a_column_with_nulls_in_older_days(
+    spark_home: Settings,
+) -> None:
+    put(spark_home, transaction_rows((1, "2026-02-27 10:00:00", 1, 10, 1_00)))
+    put(spark_home, transaction_rows((2, "2026-02-28 10:00:00", 1, 10, 3_00)))
+    older = DAY - timedelta(days=40)
+    columns = [name for name in CUSTOMER_FEATURES.schema.names if "deviation" not in name]
+    before = replace(
+        CUSTOMER_FEATURES, schema=pa.schema([CUSTOMER_FEATURES.schema.field(n) for n in columns])
+    )
+    row = {"day": older, "customer_id": 1, "as_of": midnight(older)} | dict.fromkeys(columns[3:], 1.0)
+    lake = lake_of(spark_home)
+    lake.replace(before, pa.Table.from_pylist([row], schema=before.schema), older)
+    customers, _ = built(spark_home)
+    assert customers.loc[1, "customer_amount_deviation_7d"] == pytest.approx(math.sqrt(2))
+    (kept,) = lake.read(CUSTOMER_FEATURES, first=older, last=older).to_pylist()
+    assert (kept["customer_count_7d"], kept["customer_amount_deviation_7d"]) == (1.0, None)
 
 
 def test_a_day_without_transactions_is_an_error_for_a_person(home: Settings) -> None:
@@ -210,17 +243,16 @@ def test_thirty_days_of_the_public_data_agree_with_sql(spark_home: Settings) -> 
 
 
 def good_rows() -> pd.DataFrame:
-    return pd.DataFrame(
-        {
-            "terminal_id": [1, 2],
-            "terminal_count_1d": [0.0, 1.0],
-            "terminal_count_7d": [1.0, 1.0],
-            "terminal_count_30d": [1.0, 4.0],
-            "terminal_risk_1d": [0.0, 0.0],
-            "terminal_risk_7d": [0.0, 1.0],
-            "terminal_risk_30d": [0.5, 1.0],
-        }
-    )
+    """Two terminals: one with a transaction four days ago, one with four of which the last was yesterday."""
+    counts = {"1d": [0.0, 1.0], "7d": [1.0, 1.0], "30d": [1.0, 4.0]}
+    columns: dict[str, list[float]] = {"terminal_id": [1, 2]}
+    for label, found in counts.items():
+        columns[f"terminal_count_{label}"] = found
+        columns[f"terminal_amount_sum_{label}"] = [5.0 * count for count in found]
+        columns[f"terminal_amount_mean_{label}"] = [5.0 if count else math.nan for count in found]
+        columns[f"terminal_amount_deviation_{label}"] = [0.0 if count > 1 else math.nan for count in found]
+    risks = {"terminal_risk_1d": [0.0, 0.0], "terminal_risk_7d": [0.0, 1.0], "terminal_risk_30d": [0.5, 1.0]}
+    return pd.DataFrame(columns | risks)
 
 
 def failed(features: pd.DataFrame, active: set[int]) -> set[str]:
@@ -234,12 +266,58 @@ def test_each_check_has_rows_that_break_it() -> None:
     assert failed(good, {1, 2, 3}) == {"terminal rows missing"}
     assert failed(good, {1}) == {"terminal rows of nobody active"}
     assert failed(pd.concat([good, good]), {1, 2}) == {"terminal keys repeated"}
-    assert failed(good.iloc[:0], set()) == {"terminal rows"}
+    assert failed(good.iloc[:0], set()) == {"terminal rows", "terminal share of null means"}
     too_high = good.assign(terminal_risk_7d=[0.0, 1.1])
     assert failed(too_high, {1, 2}) == {"terminal_risk_7d out of range"}
     assert failed(good.assign(terminal_risk_7d=[0.0, None]), {1, 2}) == {"terminal_risk_7d nulls"}
-    assert failed(good.assign(terminal_count_1d=[0.0, 2.0]), {1, 2}) == {
-        "terminal counts that shrink in a longer window"
+    assert failed(good.assign(terminal_count_1d=[1.0, 2.0]), {1, 2}) == {
+        "terminal counts that shrink in a longer window",
+        "terminal_amount_mean_1d not null where the window is empty",
+        "terminal_amount_deviation_1d not null where the window holds fewer than two",
+    }
+    unspread = good.assign(terminal_amount_deviation_30d=[0.0, 0.0])
+    assert failed(unspread, {1, 2}) == {
+        "terminal_amount_deviation_30d not null where the window holds fewer than two"
+    }
+
+
+def velocity_day() -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Transactions of two days, and the velocity features of the second as brute force has them."""
+    transactions = transaction_rows(
+        (1, "2026-02-27 23:00:00", 1, 10, 4_00),
+        (2, "2026-02-28 10:00:00", 1, 10, 6_00),
+        (3, "2026-02-28 10:04:00", 1, 11, 1_00),
+        (4, "2026-02-28 23:00:00.000001", 2, 10, 1_00),
+    ).to_pandas()
+    features = pd.DataFrame.from_dict(brute_force_velocity(transactions), orient="index").loc[2:]
+    return features.rename_axis("transaction_id").reset_index(), transactions
+
+
+def failed_velocity(features: pd.DataFrame, transactions: pd.DataFrame) -> set[str]:
+    return {
+        each.name for each in check.velocity_checks(features, transactions, DAY) if each.outcome == "fail"
+    }
+
+
+def test_each_check_of_velocity_has_rows_that_break_it() -> None:
+    good, transactions = velocity_day()
+    assert failed_velocity(good, transactions) == set()
+    assert failed_velocity(good.iloc[1:], transactions) == {
+        "velocity rows missing",
+        "customer_count_24h other than counted here",
+        "terminal_count_24h other than counted here",
+    }
+    assert failed_velocity(good.assign(transaction_id=[2, 3, 5]), transactions) >= {
+        "velocity rows of nobody active"
+    }
+    assert failed_velocity(good.assign(terminal_count_24h=[1.0, 0.0, 2.0]), transactions) == {
+        "terminal_count_24h other than counted here",
+        "terminal_amount_deviation_24h not null where the window holds fewer than two",
+    }
+    too_long = good.assign(customer_seconds_since_last_30d=[39_600.0, 240.0, 2_592_001.0])
+    assert failed_velocity(too_long, transactions) == {"customer_seconds_since_last_30d out of range"}
+    assert failed_velocity(good.assign(pair_is_new_30d=[0.0, 1.0, None]), transactions) == {
+        "pair_is_new_30d nulls"
     }
 
 
@@ -253,4 +331,31 @@ def test_the_gate_closes_and_keeps_its_evidence(home: Settings) -> None:
 
 def test_every_feature_is_named_once_and_in_the_models_order() -> None:
     assert len(set(MODEL_FEATURES)) == len(MODEL_FEATURES) == len(FEATURES)
-    assert len(STORED_FEATURES) == 12
+    assert len(FEATURES) >= 60
+    assert len(STORED_FEATURES) == 27
+    assert len(VELOCITY_FEATURES) == 35
+
+
+def test_the_windows_that_are_declared_are_these() -> None:
+    """A further window is one more label in its line, and one more here."""
+    declared: dict[str, list[str]] = {}
+    for feature in FEATURES:
+        if feature.window:
+            name = f"{feature.tier} {feature.name.removesuffix(f'_{feature.label}')}"
+            declared.setdefault(name, []).append(feature.label)
+    sums = ("count", "amount_sum", "amount_mean", "amount_deviation")
+    wanted = {
+        f"{tier} {entity}_{measure}": labels
+        for tier, labels in (("batch", ["1d", "7d", "30d"]), ("velocity", ["5m", "30m", "1h", "24h"]))
+        for entity in ("customer", "terminal")
+        for measure in sums
+    }
+    wanted |= {
+        "request amount_to_mean": ["7d", "30d"],
+        "request amount_z_score": ["7d", "30d"],
+        "batch terminal_risk": ["1d", "7d", "30d"],
+        "velocity customer_seconds_since_last": ["30d"],
+        "velocity terminal_seconds_since_last": ["24h"],
+        "velocity pair_is_new": ["30d"],
+    }
+    assert declared == wanted

@@ -15,7 +15,7 @@ from jobs.features import build, check, materialize
 from jobs.features.days import SeveralDays
 from jobs.features.inputs import one_build, owed, read_record, settle
 from jobs.features.online import OnlineFeatures
-from jobs.features.tables import CUSTOMER_FEATURES, FEATURE_TABLES
+from jobs.features.tables import BUILT_TABLES, CUSTOMER_FEATURES
 from jobs.lake.store import content_digest, lake_of
 from tests.features_data import DAY, label_rows, put, transaction_rows
 
@@ -48,11 +48,11 @@ def served(home: Settings, day: date, days: list[date]) -> None:
 
 
 def tables(home: Settings) -> dict[str, pd.DataFrame]:
-    """Both feature tables whole, sorted by their keys."""
+    """All feature tables whole, sorted by their keys."""
     lake = lake_of(home)
     return {
         table.name: lake.read(table).to_pandas().sort_values(list(table.key)).reset_index(drop=True)
-        for table in FEATURE_TABLES.values()
+        for table in BUILT_TABLES
     }
 
 
@@ -89,7 +89,8 @@ def test_a_late_day_leaves_what_a_build_in_order_leaves_and_again_nothing_is_reb
     assert days == [LATE, LAST]
     assert_same(tables(spark_home), in_order)
     served(spark_home, LATE, days)
-    assert check.run(check.Params(day=LAST), spark_home).rows == 6  # customers 1, 2, 3 and terminals 10 to 12
+    # customers 1, 2, 3, terminals 10 to 12 and one transaction
+    assert check.run(check.Params(day=LAST), spark_home).rows == 7
 
     before = version(spark_home)
     put(spark_home, TRANSACTIONS_OF[LATE])  # new files, the same rows

@@ -14,14 +14,14 @@ from jobs.conf.settings import Settings
 from jobs.core import SluiceError
 from jobs.features import build, check
 from jobs.features.inputs import snapshot
-from jobs.features.tables import CUSTOMER_FEATURES, FEATURE_TABLES, TERMINAL_FEATURES
+from jobs.features.tables import BUILT_TABLES, CUSTOMER_FEATURES, TERMINAL_FEATURES, TRANSACTION_VELOCITY
 from jobs.lake.store import lake_of
 from jobs.lake.tables import LABELS, TRANSACTIONS
 from tests.features_data import DAY, deliver, label_rows, put, transaction_rows
 
 pytest_plugins = ("tests.spark_server",)
 FIRST = DAY - timedelta(days=9)
-DAYS = [FIRST + timedelta(days=number) for number in range(10)]
+DAYS = [FIRST + timedelta(days=number) for number in range(40)]
 
 
 def at(number: int, text: str = "10:00:00") -> str:
@@ -65,7 +65,7 @@ def tables(home: Settings) -> dict[str, pd.DataFrame]:
     lake = lake_of(home)
     return {
         table.name: lake.read(table).to_pandas().sort_values(list(table.key)).reset_index(drop=True)
-        for table in FEATURE_TABLES.values()
+        for table in BUILT_TABLES
     }
 
 
@@ -75,36 +75,61 @@ def assert_same(found: dict[str, pd.DataFrame], expected: dict[str, pd.DataFrame
 
 
 def versions(home: Settings) -> list[int]:
-    return [lake_of(home).version(table) for table in (CUSTOMER_FEATURES, TERMINAL_FEATURES)]
+    return [lake_of(home).version(table) for table in BUILT_TABLES]
 
 
-def test_ten_days_one_by_one_are_ten_days_as_a_range_in_any_order(
-    spark_home: Settings, tmp_path: Path
-) -> None:
+def late_of(number: int) -> list[date]:
+    """The day before its own to which the file of a day adds a row, where its features are there already."""
+    return [DAYS[number - 2]] if number % 3 == 2 else []
+
+
+def test_forty_days_one_by_one_are_forty_days_as_a_range(spark_home: Settings, tmp_path: Path) -> None:
     range_home = spark_home.model_copy(update={"home": tmp_path / "range"})
-    parts_home = spark_home.model_copy(update={"home": tmp_path / "parts"})
     for number, day in enumerate(DAYS):  # each built before anything of the next day is there
         publish(spark_home, number)
-        assert built(spark_home, day) == [day]
+        assert set(built(spark_home, day)) >= {*late_of(number), day}
         publish(range_home, number)
-        publish(parts_home, number)
     one_by_one = tables(spark_home)
     assert one_by_one[TERMINAL_FEATURES.name]["terminal_risk_7d"].nunique() > 3
     assert set(one_by_one[CUSTOMER_FEATURES.name]["day"]) == set(DAYS)
+    late = sum(len(late_of(number)) for number in range(len(DAYS)))
+    assert len(one_by_one[TRANSACTION_VELOCITY.name]) == 2 * len(DAYS) + late
 
     assert built(range_home, DAYS[0], DAYS[-1]) == DAYS
-    assert versions(range_home) == [0, 0], "one commit per table"
+    assert versions(range_home) == [1, 1, 1], "one commit per table, after the one that makes it"
     assert_same(tables(range_home), one_by_one)
     named = ",".join(map(str, DAYS))
-    assert check.run(check.Params(day=DAYS[0], days=named), range_home).facts["days"] == 10
+    assert check.run(check.Params(day=DAYS[0], days=named), range_home).facts["days"] == len(DAYS)
 
+
+def test_parts_of_a_range_in_any_order_are_the_range(spark_home: Settings, tmp_path: Path) -> None:
+    parts_home = spark_home.model_copy(update={"home": tmp_path / "parts"})
+    for number in range(10):
+        publish(spark_home, number)
+        publish(parts_home, number)
+    built(spark_home, DAYS[0], DAYS[9])
     built(parts_home, DAYS[6], DAYS[9])
     built(parts_home, DAYS[3])
     built(parts_home, DAYS[0], DAYS[5])
-    assert_same(tables(parts_home), one_by_one)
+    assert_same(tables(parts_home), tables(spark_home))
     before = versions(parts_home)
     assert built(parts_home, DAYS[4]) == [DAYS[4]], "the records of a range are those of its days"
     assert versions(parts_home) == [version + 1 for version in before]
+
+
+def test_what_spark_writes_itself_is_what_comes_back_to_the_job(
+    spark_home: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    large = spark_home.model_copy(update={"home": tmp_path / "large"})
+    for number in range(6):
+        publish(spark_home, number)
+        publish(large, number)
+    receipt = build.run(build.Params(day=DAYS[0], last=DAYS[4]), spark_home)
+    again = build.run(build.Params(day=DAYS[5]), spark_home)
+    monkeypatch.setattr(build, "RETURNED_ROWS", 0)
+    assert build.run(build.Params(day=DAYS[0], last=DAYS[4]), large).digest == receipt.digest
+    assert build.run(build.Params(day=DAYS[5]), large).digest == again.digest
+    assert_same(tables(large), tables(spark_home))
 
 
 def test_a_late_row_reaches_the_day_of_its_file_and_later_ones_in_one_job(spark_home: Settings) -> None:
@@ -114,13 +139,16 @@ def test_a_late_row_reaches_the_day_of_its_file_and_later_ones_in_one_job(spark_
     before, known = versions(spark_home), tables(spark_home)[CUSTOMER_FEATURES.name]
     # comes in the file of day 2, and belongs to day 1
     deliver(spark_home, transaction_rows((900, at(1), 77, 10, 5_00), file_day=DAYS[2]))
-    assert built(spark_home, DAYS[2]) == [DAYS[2], DAYS[3]]
+    assert built(spark_home, DAYS[2]) == [DAYS[1], DAYS[2], DAYS[3]]
     assert versions(spark_home) == [version + 1 for version in before]
     found = tables(spark_home)[CUSTOMER_FEATURES.name]
     assert found.loc[found["customer_id"] == 77, "day"].tolist() == [DAYS[2], DAYS[3]]
     assert found.loc[found["customer_id"] == 77, "customer_count_1d"].tolist() == [0.0, 0.0]
     early = [rows[rows["day"] < DAYS[2]].reset_index(drop=True) for rows in (found, known)]
     pd.testing.assert_frame_equal(*early, check_exact=True)
+    events = tables(spark_home)[TRANSACTION_VELOCITY.name].set_index("transaction_id")
+    assert events.loc[900, "terminal_count_24h"] == 1.0  # itself in nobody's window, and with one of its own
+    assert events.loc[900, "day"] == DAYS[1]
 
 
 def test_a_row_that_was_available_in_time_reaches_the_days_before_its_file(spark_home: Settings) -> None:
@@ -135,16 +163,19 @@ def test_a_row_that_was_available_in_time_reaches_the_days_before_its_file(spark
     assert found.loc[found["customer_id"] == 77, "day"].tolist() == [DAYS[1], DAYS[2]]
 
 
-def test_what_a_day_is_built_from_are_the_rows_available_at_its_end(home: Settings) -> None:
+def test_a_day_is_built_from_the_rows_available_at_its_end_and_all_of_its_own(home: Settings) -> None:
     deliver(home, file_of(0))
     deliver(home, file_of(1))
     before = snapshot(lake_of(home), DAYS[0], DAYS[1], 2)
     deliver(home, file_of(2))  # brings a late row of day 0
     put(home, TRANSACTIONS.schema.empty_table(), label_rows((100, at(2, "00:00:00"), 1)))
     after = snapshot(lake_of(home), DAYS[0], DAYS[2], 2)
-    for day in DAYS[:2]:
-        assert after.inputs(day).digests[TRANSACTIONS.name] == before.inputs(day).digests[TRANSACTIONS.name]
-        assert after.inputs(day).digests[LABELS.name] == {}
+    digests = {
+        day: [found.inputs(day).digests[TRANSACTIONS.name] for found in (before, after)] for day in DAYS[:2]
+    }
+    assert digests[DAYS[1]][0] == digests[DAYS[1]][1]
+    assert digests[DAYS[0]][1][DAYS[0]].startswith(f"{digests[DAYS[0]][0][DAYS[0]]}+")
+    assert [after.inputs(day).digests[LABELS.name] for day in DAYS[:2]] == [{}, {}]
     assert after.inputs(DAYS[2]).digests[TRANSACTIONS.name][DAYS[0]].count("+") == 1
     assert list(after.inputs(DAYS[2]).digests[LABELS.name]) == [DAYS[2]]
 

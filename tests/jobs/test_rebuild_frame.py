@@ -12,7 +12,7 @@ import pytest
 
 from jobs.conf.settings import Settings
 from jobs.core import GateClosed, Receipt, SluiceError, midnight
-from jobs.features.tables import FEATURE_TABLES
+from jobs.features.tables import BUILT_TABLES, CUSTOMER_FEATURES
 from jobs.lake.at import LakeAt, versions_of
 from jobs.lake.pins import pinned
 from jobs.lake.store import lake_of
@@ -68,7 +68,7 @@ def land_again(settings: Settings) -> None:
 
 def build_features_again(settings: Settings) -> None:
     """The features of a day come out otherwise."""
-    day, table = FIRST + timedelta(days=30), FEATURE_TABLES["customer"]
+    day, table = FIRST + timedelta(days=30), CUSTOMER_FEATURES
     rows = rows_of(settings, table, day)
     put(settings, table, rows.assign(customer_count_7d=rows["customer_count_7d"] + 1).to_dict("records"), day)
 
@@ -110,6 +110,7 @@ def test_every_table_that_was_read_is_pinned_under_the_run(filled: Settings) -> 
     assert pinned(lake_of(filled)) == {name: {version} for name, version in facts.table_versions.items()}
     assert set(facts.table_versions) == {
         "transactions", "labels", "landed_files", "merged_labels", "customer_features", "terminal_features",
+        "transaction_velocity",
     }  # fmt: skip
 
 
@@ -152,7 +153,7 @@ def test_a_difference_closes_the_gate_and_names_what_differs(filled: Settings) -
     file = filled.work / "training" / RUN / "frame.json"
     facts = FrameFacts.model_validate_json(file.read_text())
     build_features_again(filled)
-    newer = facts.table_versions | versions_of(lake_of(filled), FEATURE_TABLES.values())
+    newer = facts.table_versions | versions_of(lake_of(filled), BUILT_TABLES)
     file.write_text(facts.model_copy(update={"table_versions": newer}).model_dump_json())
     with pytest.raises(GateClosed, match="column customer_count_7d: was") as closed:
         rebuilt(filled)

@@ -193,10 +193,12 @@ def test_a_shadow_never_changes_a_response(home: Settings, model: MakeModel) -> 
         ServingState(champion=champion),
         ServingState(champion=champion, challenger=shadow, step="shadow", percent=0),
     ):
-        with served(home, state) as (client, _, _):
+        with served(home, state) as (client, _, features):
             answers = [
                 client.post("/score", json=transaction(transaction_id=number)).json() for number in range(20)
             ]
+        assert len(features.asked) == 20
+        assert features.closed
         bodies.append([{**answer, "request_id": ""} for answer in answers])
     assert bodies[0] == bodies[1]
     rows = [row for row in logged(home) if row["step"] == "shadow"]
@@ -237,8 +239,9 @@ def test_a_canary_that_fails_never_reaches_the_caller(
     canary = model("4", constant_graph(0.2, 3))
     canary.bundle.score_one = broken  # type: ignore[method-assign]
     state = ServingState(model("3", constant_graph(0.1, 3)), canary, "canary_5", 5)
-    with served(home, state) as (client, _, _):
+    with served(home, state) as (client, _, features):
         answer = client.post("/score", json=transaction(customer_id=IN_5))
+        assert len(features.asked) == 1  # an event counts once, whoever answers
     body = answer.json()
     assert answer.status_code == 200
     assert (body["variant"], body["model_version"]) == ("champion", "3")

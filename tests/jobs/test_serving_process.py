@@ -48,6 +48,8 @@ def running(settings: Settings) -> Iterator[tuple[httpx.Client, subprocess.Popen
         "SLUICE_HOME": str(settings.home),
         "SLUICE_MLFLOW_URI": settings.mlflow_uri,
         "SLUICE_SCORING_URI": settings.scoring_uri,
+        "SLUICE_ONLINE_STORE": settings.online_store,
+        "SLUICE_REDIS_URL": settings.redis_url,
     }
     command = [sys.executable, "-m", "jobs.serving"]
     with subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True) as process:
@@ -214,7 +216,7 @@ def test_serving_loads_neither_spark_nor_training_nor_airflow() -> None:
         "import sys\n"
         "import jobs.serving.app, jobs.serving.bundles, jobs.promotion.state\n"
         "from jobs.serving.__main__ import keep_out; keep_out()\n"
-        "import jobs.features.online, mlflow\n"
+        "import jobs.features.online, jobs.features.velocity_sqlite, jobs.features.velocity_redis, mlflow\n"
         "heavy = ('pyspark', 'jobs.training', 'airflow', 'torch', 'xgboost', 'jobs.spark')\n"
         "print([name for name in heavy if sys.modules.get(name)])"
     )

@@ -1,4 +1,4 @@
-"""From tables to a training frame, and scores of a day, through the real Feast join."""
+"""From tables to a training frame, and scores of a day, by Feast's definitions on a real Spark."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ import pytest
 
 from jobs.conf.settings import Settings
 from jobs.core import GateClosed, SluiceError
-from jobs.features.declarations import MODEL_FEATURES
+from jobs.features.declarations import MODEL_FEATURES, STORED_FEATURES, VELOCITY_FEATURES
+from jobs.features.definitions import SERVICE, TICK
+from jobs.features.history import historical_features
+from jobs.features.store import feature_store
 from jobs.features.tables import FEATURE_TABLES
 from jobs.lake.store import lake_of
 from jobs.lake.tables import TRANSACTIONS
@@ -38,10 +41,29 @@ def test_the_frame_holds_each_matured_transaction_once_with_features_and_role(fi
         "merged_labels",
         "customer_features",
         "terminal_features",
+        "transaction_velocity",
     }
     without = found[found["customer_id"] == PEOPLE]
     assert (without["customer_missing"] == 1).all()
     assert without["customer_count_30d"].isna().all()
+
+
+def test_the_join_gives_what_feasts_own_duckdb_store_gives(filled: Settings) -> None:
+    """Where it is right: no two rows of one key and instant (of such it takes any)."""
+    events = lake_of(filled).read(TRANSACTIONS).to_pandas()
+    ours = historical_features(events, filled).set_index("transaction_id")
+    store = feature_store(filled)
+    entities = events[["transaction_id", "customer_id", "terminal_id"]].assign(
+        event_timestamp=events["event_time"] - TICK
+    )
+    theirs = store.get_historical_features(
+        entity_df=entities, features=store.get_feature_service(SERVICE)
+    ).to_df()
+    names = [*STORED_FEATURES, *VELOCITY_FEATURES]
+    found = theirs.set_index("transaction_id").loc[ours.index, names]
+    pd.testing.assert_frame_equal(ours[names], found, check_exact=True, check_index_type=False)
+    assert 0 < ours["customer_missing"].sum() < len(ours)
+    assert not ours["velocity_missing"].any()
 
 
 def test_building_the_frame_again_gives_the_same_frame(filled: Settings) -> None:

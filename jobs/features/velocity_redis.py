@@ -1,0 +1,300 @@
+"""Velocity features in Redis, for scoring services that share their state.
+
+In: events. Out: velocity features as of each. Reading and recording are one script for the customer and one
+for the terminal, sent in one round trip; the keys of a script share a hash tag, so a cluster can run it.
+An entity's keys, NAME being customer or terminal; times and ids are 8 bytes each, big-endian, so that they
+sort as numbers do, and the transaction's id is text:
+    velocity:{NAME:ID}:events   sorted set: time, amount as a double, the other entity's id, transaction_id
+    velocity:{NAME:ID}:known    set of transaction ids: an event counts once for the entity
+    velocity:{NAME:ID}:sums     hash: bucket of nine minutes -> count, sum and sum of squares of its amounts
+    velocity:{NAME:ID}:pairs    sorted set, of customers only: the other entity's id, time, transaction_id
+What is older than the entity's memory goes when it is written to, and all of it once it is idle that long.
+Errors: redis.RedisError while Redis does not answer.
+"""
+
+from __future__ import annotations
+
+import struct
+import time
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from redis import Redis
+from redis.backoff import NoBackoff
+from redis.exceptions import NoScriptError
+from redis.retry import Retry
+
+from jobs.core import SluiceError
+from jobs.features.declarations import Entity
+from jobs.features.velocity_store import (
+    PAIR_LOOKBACK,
+    PLANS,
+    SECOND,
+    EntityPlan,
+    Event,
+    Row,
+    Sums,
+    chunks_of,
+    kept_from,
+    row_of,
+    velocity_of,
+)
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+REQUEST_WAITS = 0.5  # seconds that a request waits for Redis
+BULK_WAITS = 60.0
+CHUNK = 2000  # events of one bulk round trip
+BUSY = 200  # a stretch with more events is added up from buckets
+BUCKET = 29  # bits of the time within a bucket: 2**29 microseconds are nine minutes
+BIAS = 1 << 63  # times before 1970 sort before the others too
+UNSIGNED = struct.Struct(">Q")
+MEMBER = struct.Struct(">QdQ")
+SUMS = struct.Struct(">ddd")
+
+# KEYS: events, known, sums, pairs (customers only)
+# ARGV: the memory's start, its seconds, how many events, they; then the event's time, the lookback's start,
+#       the pair looked for from and to, the window starts, the nearest first
+COMMON = """
+local events, known, sums, pairs_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local function bucket_of(time)
+    return math.floor(struct.unpack('>I5', time) / PER_BUCKET)
+end
+local function start_of(bucket)
+    return struct.pack('>I5', bucket * PER_BUCKET) .. '\\0\\0\\0'
+end
+local function pair_of(member)
+    return string.sub(member, 17, 24) .. string.sub(member, 1, 8) .. string.sub(member, 25)
+end
+"""
+READ = """
+local answer, first = {}, 4 + ARGV[3]
+local moment, lookback, pair_from, pair_to = ARGV[first], ARGV[first + 1], ARGV[first + 2], ARGV[first + 3]
+local newest = redis.call('ZREVRANGEBYLEX', events, '(' .. moment, '[' .. lookback, 'LIMIT', 0, 1)[1]
+answer[1] = newest and string.sub(newest, 1, 8) or ''
+local pair = pairs_key
+    and redis.call('ZREVRANGEBYLEX', pairs_key, '(' .. pair_to, '[' .. pair_from, 'LIMIT', 0, 1)[1]
+answer[2] = pair and string.sub(pair, 9, 16) or ''
+
+local count, total, squares
+local function add_events(from, to)
+    for _, member in ipairs(redis.call('ZRANGEBYLEX', events, '[' .. from, '(' .. to)) do
+        local amount = struct.unpack('>d', member, 9)
+        count, total, squares = count + 1, total + amount, squares + amount * amount
+    end
+end
+local function add_buckets(first_bucket, last_bucket)
+    for start = first_bucket, last_bucket, 1000 do
+        local fields = {}
+        for bucket = start, math.min(start + 999, last_bucket) do
+            fields[#fields + 1] = bucket
+        end
+        for _, packed in ipairs(redis.call('HMGET', sums, unpack(fields))) do
+            if packed then
+                local n, sum, of_squares = struct.unpack('>ddd', packed)
+                count, total, squares = count + n, total + sum, squares + of_squares
+            end
+        end
+    end
+end
+local to = moment
+for place = first + 4, #ARGV do
+    local from = ARGV[place]
+    count, total, squares = 0, 0, 0
+    local low, high = bucket_of(from) + 1, bucket_of(to)
+    if low < high and redis.call('ZLEXCOUNT', events, '[' .. from, '(' .. to) > BUSY then
+        add_events(from, start_of(low))
+        add_buckets(low, high - 1)
+        add_events(start_of(high), to)
+    else
+        add_events(from, to)
+    end
+    answer[#answer + 1] = struct.pack('>ddd', count, total, squares)
+    to = from
+end
+"""
+RECORD = """
+local recorded = 0
+for place = 4, 3 + ARGV[3] do
+    local member = ARGV[place]
+    if redis.call('SADD', known, string.sub(member, 25)) == 1 then
+        recorded = recorded + 1
+        redis.call('ZADD', events, 0, member)
+        if pairs_key then
+            redis.call('ZADD', pairs_key, 0, pair_of(member))
+        end
+        local amount, n, sum, of_squares = struct.unpack('>d', member, 9), 0, 0, 0
+        local bucket = bucket_of(member)
+        local packed = redis.call('HGET', sums, bucket)
+        if packed then
+            n, sum, of_squares = struct.unpack('>ddd', packed)
+        end
+        packed = struct.pack('>ddd', n + 1, sum + amount, of_squares + amount * amount)
+        redis.call('HSET', sums, bucket, packed)
+    end
+end
+for _, member in ipairs(redis.call('ZRANGEBYLEX', events, '-', '(' .. ARGV[1])) do
+    redis.call('SREM', known, string.sub(member, 25))
+    redis.call('ZREM', events, member)
+    redis.call('HDEL', sums, bucket_of(member))
+    if pairs_key then
+        redis.call('ZREM', pairs_key, pair_of(member))
+    end
+end
+for _, key in ipairs(KEYS) do
+    redis.call('EXPIRE', key, ARGV[2])
+end
+"""
+CONSTANTS = f"local BUSY, PER_BUCKET = {BUSY}, {1 << (BUCKET - 24)}"  # five bytes of a time leave out 24 bits
+TAKE = f"{CONSTANTS}{COMMON}{READ}{RECORD}return answer"
+PEEK = f"{CONSTANTS}{COMMON}{READ}return answer"
+WRITE = f"{CONSTANTS}{COMMON}{RECORD}return recorded"
+
+
+class RedisVelocityStore:
+    """The shared store."""
+
+    def __init__(self, address: str) -> None:
+        self._address = address
+        self._client = _client(address, REQUEST_WAITS)
+        self._scripts = {text: str(self._client.script_load(text)) for text in (TAKE, PEEK, WRITE)}
+
+    def take(self, event: Event) -> list[float]:
+        """See VelocityStore."""
+        return self._ask(TAKE, event)
+
+    def peek(self, event: Event) -> list[float]:
+        """See VelocityStore."""
+        return self._ask(PEEK, event)
+
+    def record_many(self, events: pa.Table) -> int:
+        """See VelocityStore; an event is new where it is new to its customer."""
+        new = 0
+        now = _now()
+        with _client(self._address, BULK_WAITS) as client:
+            for chunk in chunks_of(events, CHUNK):
+                calls, customers = _writes(chunk, now)
+                new += sum(self._run(client, WRITE, calls)[:customers])
+        return new
+
+    def forget(self, before: datetime) -> int:
+        """Nothing to do: keys are trimmed as they are written to, and end when nobody does."""
+        return 0
+
+    def close(self) -> None:
+        """See VelocityStore."""
+        self._client.close()
+
+    def _ask(self, script: str, event: Event) -> list[float]:
+        transaction, moment, customer, terminal, amount = row_of(event)
+        now = _now()
+        calls = []
+        for entity, plan in PLANS.items():
+            key, other = _keys(entity, customer, terminal)
+            member = _member(moment, amount, other, transaction)
+            asked = _asked(plan, moment, other)
+            calls.append(_call(plan, key, kept_from(moment, now, plan.memory), [member], asked))
+        answers = self._run(self._client, script, calls)
+        found = {entity: _found(answer) for entity, answer in zip(PLANS, answers, strict=True)}
+        return velocity_of(moment, found, _moment(answers[0][1]))
+
+    def _run(self, client: Redis, script: str, calls: list[list[Any]]) -> list[Any]:
+        """The answers of a script, called for several entities in one round trip."""
+        for attempt in (1, 2):
+            with client.pipeline(transaction=False) as pipeline:
+                for call in calls:
+                    pipeline.evalsha(self._scripts[script], *call)
+                try:
+                    return pipeline.execute()
+                except NoScriptError:  # Redis has started anew; what did run finds itself known
+                    if attempt == 2:
+                        raise
+                    client.script_load(script)
+        raise AssertionError("unreachable")
+
+
+def _now() -> int:
+    return time.time_ns() // 1000
+
+
+def _client(address: str, waits: float) -> Redis:
+    """A client of host:port,name=value,…; apart from redis_rows, whose writers bring Spark along."""
+    place, *options = address.split(",")
+    host, _, port = place.rpartition(":")
+    given = dict(option.split("=", 1) for option in options if "=" in option)
+    if not host or not port.isdigit():
+        raise SluiceError("SLUICE_REDIS_URL must read like 127.0.0.1:6379 or redis:6379,password=secret,db=0")
+    return Redis(
+        host=host,
+        port=int(port),
+        db=int(given.get("db", 0)),
+        username=given.get("username"),
+        password=given.get("password"),
+        ssl=given.get("ssl", "").lower() == "true",
+        socket_timeout=waits,
+        socket_connect_timeout=waits,
+        retry=Retry(NoBackoff(), 1),  # once, for a connection that went stale: a request cannot wait
+    )
+
+
+def _keys(entity: Entity, customer: int, terminal: int) -> tuple[int, int]:
+    """The id of an entity, and of the one on the other side of the transaction."""
+    return (customer, terminal) if entity == "customer" else (terminal, customer)
+
+
+def _time(moment: int) -> bytes:
+    return UNSIGNED.pack(moment + BIAS)
+
+
+def _moment(text: bytes) -> int | None:
+    return UNSIGNED.unpack(text)[0] - BIAS if text else None
+
+
+def _member(moment: int, amount: float, other: int, transaction_id: int) -> bytes:
+    return MEMBER.pack(moment + BIAS, amount, other) + str(transaction_id).encode()
+
+
+def _asked(plan: EntityPlan, moment: int, other: int) -> list[bytes]:
+    """What READ wants to know of an event."""
+    pair = UNSIGNED.pack(other)
+    return [
+        _time(moment),
+        _time(moment - plan.lookback),
+        pair + _time(moment - PAIR_LOOKBACK),
+        pair + _time(moment),
+        *map(_time, plan.bounds(moment)),
+    ]
+
+
+def _call(plan: EntityPlan, key: int, bound: int, members: list[bytes], asked: list[bytes]) -> list[Any]:
+    """Keys and arguments of a script for one entity."""
+    tag = f"velocity:{{{plan.entity}:{key}}}:"
+    keys = [tag + "events", tag + "known", tag + "sums"]
+    if plan.entity == "customer":
+        keys.append(tag + "pairs")
+    whole = (bound >> BUCKET) << BUCKET  # buckets go as a whole
+    return [len(keys), *keys, _time(whole), plan.memory // SECOND, len(members), *members, *asked]
+
+
+def _found(answer: list[bytes]) -> Sums:
+    return Sums([SUMS.unpack(ring) for ring in answer[2:]], _moment(answer[0]))
+
+
+def _writes(chunk: list[Row], now: int) -> tuple[list[list[Any]], int]:
+    """One call for each entity of a chunk, the customers first, and how many customers there are."""
+    calls: list[list[Any]] = []
+    customers = 0
+    for entity, plan in PLANS.items():
+        groups: dict[int, list[bytes]] = {}
+        newest: dict[int, int] = {}
+        for transaction, moment, customer, terminal, amount in chunk:
+            key, other = _keys(entity, customer, terminal)
+            groups.setdefault(key, []).append(_member(moment, amount, other, transaction))
+            newest[key] = max(newest.get(key, moment), moment)
+        calls += [
+            _call(plan, key, kept_from(newest[key], now, plan.memory), members, [])
+            for key, members in groups.items()
+        ]
+        customers = customers or len(calls)
+    return calls, customers

@@ -1,0 +1,204 @@
+"""Velocity features online: what a customer and a terminal did until just before an event.
+
+In: events one by one from the scoring service, and in bulk. Out: VELOCITY_FEATURES, NaN for null.
+An event is seen by those strictly after it only, in whatever order they come, and counts once, however often
+it is sent: its first record is kept. Two stores: one SQLite file (velocity_sqlite.py), or Redis where
+SLUICE_ONLINE_STORE is redis (velocity_redis.py). Both answer what the declarations say; a new window label
+needs no change in them.
+Errors: those of sqlite3 and redis; the service then scores without these features.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Protocol
+
+from jobs.conf.settings import Settings
+from jobs.features.declarations import ENTITIES, VELOCITY, VELOCITY_FEATURES, Entity, velocity_memory
+from jobs.features.measures import measure
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+MICROSECOND = timedelta(microseconds=1)
+SECOND = 1_000_000
+Row = tuple[int, int, int, int, float]  # transaction, microseconds, customer, terminal, minor units
+GRACE = timedelta(days=1)  # how much later than a newer one an event may come and still find all of its past
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One transaction, as far as velocity goes; `event_time` knows its zone."""
+
+    transaction_id: int
+    event_time: datetime
+    customer_id: int
+    terminal_id: int
+    amount_minor: int
+
+
+class VelocityStore(Protocol):
+    """What a store does; safe to share between threads."""
+
+    def take(self, event: Event) -> list[float]:
+        """The features of an event, in the order of VELOCITY_FEATURES, and then the event is recorded."""
+
+    def peek(self, event: Event) -> list[float]:
+        """The features of an event; nothing is recorded."""
+
+    def record_many(self, events: pa.Table) -> int:
+        """Record events in short steps, so that `take` is not held up; how many were not known before.
+
+        Args:
+            events: transaction_id, event_time (UTC), customer_id, terminal_id, amount_minor.
+        """
+
+    def forget(self, before: datetime) -> int:
+        """Drop events before an instant, but none that the newest ones could need; how many went.
+
+        Called again and again: one call may leave some to the next.
+        """
+
+    def close(self) -> None:
+        """Let go of files and connections."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sums:
+    """What a store finds of one entity before an event, times in microseconds since 1970.
+
+    `rings` has (count, sum, sum of squares) of each stretch between two window starts, the nearest first.
+    """
+
+    rings: list[tuple[float, float, float]]
+    newest: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class EntityPlan:
+    """What has to be read of an entity."""
+
+    entity: Entity
+    windows: tuple[int, ...]  # of the sums in microseconds, the shortest first
+    lookback: int  # microseconds in which the newest event matters
+    memory: int  # microseconds that are kept before the newest event
+
+    def bounds(self, moment: int) -> list[int]:
+        """The window starts of an event, the nearest first."""
+        return [moment - window for window in self.windows]
+
+
+def microseconds(moment: datetime) -> int:
+    """Microseconds since 1970 of an instant."""
+    return (moment - EPOCH) // MICROSECOND
+
+
+def kept_from(newest: int, now: int, memory: int) -> int:
+    """Before which nothing is needed any more; an event from the future does not push out the present."""
+    return min(newest, now) - memory
+
+
+def longest_memory() -> timedelta:
+    """How long an event may matter to any feature."""
+    return max(velocity_memory(entity) for entity in ENTITIES) + GRACE
+
+
+def _width(window: timedelta) -> int:
+    return window // MICROSECOND
+
+
+def _plan(entity: Entity) -> EntityPlan:
+    own = [feature for feature in VELOCITY if feature.entity == entity]
+    last = [_width(feature.window) for feature in own if feature.measure == "seconds_since_last"]
+    return EntityPlan(
+        entity=entity,
+        windows=tuple(
+            sorted({_width(feature.window) for feature in own if feature.measure != "seconds_since_last"})
+        ),
+        lookback=max(last, default=0),
+        memory=_width(velocity_memory(entity) + GRACE),
+    )
+
+
+PLANS: dict[Entity, EntityPlan] = {entity: _plan(entity) for entity in ENTITIES}
+PLACES = {name: place for place, name in enumerate(VELOCITY_FEATURES)}
+# (place in the answer, measure, place of the window) of each entity's sums
+SUMS = {
+    entity: [
+        (PLACES[feature.name], feature.measure, plan.windows.index(_width(feature.window)))
+        for feature in VELOCITY
+        if feature.entity == entity and feature.measure != "seconds_since_last"
+    ]
+    for entity, plan in PLANS.items()
+}
+LAST = {
+    entity: [
+        (PLACES[feature.name], _width(feature.window))
+        for feature in VELOCITY
+        if feature.entity == entity and feature.measure == "seconds_since_last"
+    ]
+    for entity in ENTITIES
+}
+NEW = [(PLACES[feature.name], _width(feature.window)) for feature in VELOCITY if feature.measure == "is_new"]
+PAIR_LOOKBACK: int = max((width for _, width in NEW), default=0)
+
+
+def velocity_of(moment: int, found: dict[Entity, Sums], newest_of_pair: int | None) -> list[float]:
+    """The features of an event at `moment` from what a store found before it."""
+    values = [math.nan] * len(VELOCITY_FEATURES)
+    for entity, sums in found.items():
+        count = total = squares = 0.0
+        windows = []
+        for ring in sums.rings:
+            count, total, squares = count + ring[0], total + ring[1], squares + ring[2]
+            windows.append((count, total, squares))
+        for place, name, window in SUMS[entity]:
+            values[place] = measure(name, *windows[window])
+        if sums.newest is not None:
+            for place, width in LAST[entity]:
+                if moment - sums.newest <= width:
+                    values[place] = (moment - sums.newest) / SECOND
+    for place, width in NEW:
+        values[place] = float(newest_of_pair is None or moment - newest_of_pair > width)
+    return values
+
+
+def row_of(event: Event) -> Row:
+    """The event as stores write it; an amount of any size is a double."""
+    return (
+        event.transaction_id,
+        microseconds(event.event_time),
+        event.customer_id,
+        event.terminal_id,
+        float(event.amount_minor),
+    )
+
+
+def chunks_of(events: pa.Table, size: int) -> Iterator[list[Row]]:
+    """The rows of a table of events, so many at a time."""
+    import pyarrow as pa
+
+    columns = [
+        events["transaction_id"],
+        events["event_time"].cast(pa.timestamp("us", "UTC")).cast(pa.int64()),
+        events["customer_id"],
+        events["terminal_id"],
+        events["amount_minor"].cast(pa.float64(), safe=False),
+    ]
+    for start in range(0, events.num_rows, size):
+        yield list(zip(*(column.slice(start, size).to_pylist() for column in columns), strict=True))
+
+
+def open_velocity_store(settings: Settings) -> VelocityStore:
+    """The store of an installation, made where there is none yet."""
+    if settings.online_store == "redis":
+        from jobs.features.velocity_redis import RedisVelocityStore
+
+        return RedisVelocityStore(settings.redis_url)
+    from jobs.features.velocity_sqlite import SqliteVelocityStore
+
+    return SqliteVelocityStore(settings.home / "feast" / "velocity.db")

@@ -1,0 +1,228 @@
+"""Job compare_served: what the scoring service computed on a day, against what offline says of the same.
+
+In: the day's prediction log, published transactions and features. Out: work/served/DAY/comparison.json with
+every feature's share of rows that differ, and some of those rows. Raises GateClosed where the share of rows
+with any difference is above the policy's `features.skew_share_fail`.
+A request counts once, and a transaction that was sent several times by its first one. Answers without
+features, by features of another declaration, or for transactions that were never published are not compared;
+the last two are counted. Until the day's batch rows are online, some hours after midnight, the rows of the
+day before serve: an answer that rests on these is compared with them, and counted. A day on which nothing can
+be compared is inconclusive: nothing is raised, since nobody may have asked.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from jobs.conf.policy import policy_of
+from jobs.conf.settings import Settings
+from jobs.core import (
+    Check,
+    DayParams,
+    GateClosed,
+    Outcome,
+    Receipt,
+    Stopwatch,
+    StrictModel,
+    Verdict,
+    midnight,
+)
+from jobs.features.declarations import ENTITIES, FEATURES, MODEL_FEATURES, STORED_FEATURES
+from jobs.features.history import historical_features
+from jobs.lake.store import lake_of
+from jobs.lake.tables import PREDICTIONS, TRANSACTIONS
+from jobs.monitoring.features_logged import with_features
+
+READS = ("predictions", "transactions", "customer_features", "terminal_features", "transaction_velocity")
+WRITES = ("served_comparison",)
+
+RELATIVE = 1e-6  # a larger difference is one
+NOISE = 1e-9  # an absolute difference below this is none, so that 0 equals 1e-12
+SHADOW = "shadow"
+# what an answer takes from stored rows
+BATCH = (
+    *STORED_FEATURES,
+    *(feature.name for feature in FEATURES if feature.tier == "request" and feature.window),
+    *(f"{entity}_missing" for entity in ENTITIES),
+)
+EVENT = ["transaction_id", "event_time", "customer_id", "terminal_id", "amount_minor"]
+EXAMPLES = 20
+
+
+class Params(DayParams):
+    """The day of the events."""
+
+
+class FeatureDifference(StrictModel):
+    """How one feature was served and how it is offline."""
+
+    feature: str
+    rows: int
+    mismatches: int
+    share: float
+    worst: float  # largest relative difference of two numbers
+
+
+def mismatched(served: pd.DataFrame, offline: pd.DataFrame) -> pd.DataFrame:
+    """Where two frames of the same rows and columns differ: two numbers, or one number and one null."""
+    ours, theirs = served.to_numpy(dtype=np.float64), offline[served.columns].to_numpy(dtype=np.float64)
+    gap = np.abs(ours - theirs)
+    apart = (gap > NOISE) & (gap > RELATIVE * np.maximum(np.abs(ours), np.abs(theirs)))
+    return pd.DataFrame(apart | (np.isnan(ours) != np.isnan(theirs)), served.index, served.columns)
+
+
+def compare(served: pd.DataFrame, offline: pd.DataFrame) -> list[FeatureDifference]:
+    """The differences of each column of `served`; `offline` has the same rows in the same order."""
+    differs = mismatched(served, offline)
+    return [
+        FeatureDifference(
+            feature=name,
+            rows=len(served),
+            mismatches=int(differs[name].sum()),
+            share=float(differs[name].mean()) if len(served) else 0.0,
+            worst=_worst(served[name], offline[name]),
+        )
+        for name in served.columns
+    ]
+
+
+def _worst(served: pd.Series, offline: pd.Series) -> float:
+    ours, theirs = served.to_numpy(dtype=np.float64), offline.to_numpy(dtype=np.float64)
+    gap = np.abs(ours - theirs)
+    counted = gap > NOISE  # false for a null
+    scale = np.maximum(np.abs(ours), np.abs(theirs))[counted]
+    return float(np.max(gap[counted] / scale, initial=0.0))
+
+
+def first_answers(predictions: pd.DataFrame) -> pd.DataFrame:
+    """One row for each transaction of the log: its first request's, an answer rather than its shadow."""
+    rows = predictions[predictions["features"].fillna("").ne("")]
+    rows = rows.assign(shadow=rows["variant"].eq(SHADOW)).sort_values(["shadow", "served_at"], kind="stable")
+    rows = rows.drop_duplicates("request_id").sort_values("served_at", kind="stable")
+    return rows.drop_duplicates("transaction_id")[["transaction_id", "features"]]
+
+
+def same_declaration(answers: pd.DataFrame) -> pd.DataFrame:
+    """The answers that were made from the features as they are declared now."""
+    names = set(MODEL_FEATURES)
+    known = [json.loads(text).keys() == names for text in answers["features"]]
+    return answers[np.array(known, dtype=bool)]
+
+
+def examples(events: pd.DataFrame, served: pd.DataFrame, offline: pd.DataFrame) -> list[dict[str, object]]:
+    """Some of the values that differ, one of each row, for a person to look into."""
+    differs = mismatched(served, offline)
+    found: list[dict[str, object]] = []
+    for place in np.flatnonzero(differs.to_numpy().any(axis=1))[:EXAMPLES]:
+        name = str(differs.columns[int(differs.iloc[place].to_numpy().argmax())])
+        found.append(
+            {
+                "transaction_id": int(events["transaction_id"].iloc[place]),
+                "feature": name,
+                "served": _or_null(float(served[name].iloc[place])),
+                "offline": _or_null(float(offline[name].iloc[place])),
+            }
+        )
+    return found
+
+
+def by_the_rows_before(
+    events: pd.DataFrame, served: pd.DataFrame, offline: pd.DataFrame, day: date, settings: Settings
+) -> tuple[pd.DataFrame, int]:
+    """`offline`, with the batch rows of the day before where an answer rests on these; and how many do."""
+    columns = list(BATCH)
+    other = np.flatnonzero(mismatched(served[columns], offline).any(axis=1))
+    if not other.size:
+        return offline, 0
+    # a row serves what comes strictly after it, so midnight itself has the day before
+    asked = events.iloc[other][EVENT].assign(event_time=pd.Timestamp(midnight(day)))
+    earlier = historical_features(asked, settings)[columns]
+    rests = ~mismatched(served.iloc[other][columns], earlier).any(axis=1).to_numpy()
+    replaced, found = offline.copy(), earlier[rests]
+    replaced.loc[found.index, columns] = found
+    return replaced, len(found)
+
+
+def judge(rows: int, mismatches: int, differences: list[FeatureDifference], allowed: float) -> Verdict:
+    """Fails above the allowed share of rows that differ in any feature."""
+    if not rows:
+        return Verdict(outcome=Outcome.INCONCLUSIVE, reason="no served row can be compared")
+    share = mismatches / rows
+    worst = sorted(differences, key=lambda each: each.share, reverse=True)[:3]
+    named = ", ".join(f"{each.feature} {each.share:.1%}" for each in worst if each.mismatches)
+    detail = f"{mismatches} of {rows} served rows differ from offline ({share:.2%}, allowed {allowed:.2%})"
+    return Verdict.of(
+        [
+            Check(
+                name="served rows that differ from offline",
+                outcome=Outcome.PASS if share <= allowed else Outcome.FAIL,
+                value=share,
+                threshold=allowed,
+                detail=f"{detail}: {named}" if named else detail,
+            )
+        ]
+    )
+
+
+def run(params: Params, settings: Settings) -> Receipt:
+    """Compare the day, keep the evidence, close the gate where too many rows differ."""
+    watch = Stopwatch()
+    lake, day = lake_of(settings), params.day
+    logged = ["request_id", "transaction_id", "variant", "served_at", "features"]
+    answers = first_answers(lake.read(PREDICTIONS, first=day, last=day, columns=logged).to_pandas())
+    usable = same_declaration(answers)
+    published = lake.read(TRANSACTIONS, first=day, last=day, columns=EVENT).to_pandas()
+    events = published.merge(usable, on="transaction_id", validate="one_to_one").sort_values("transaction_id")
+    names = list(MODEL_FEATURES)
+    served = with_features(events[["features"]], MODEL_FEATURES)[names]
+    offline = historical_features(events[EVENT], settings)[names] if len(events) else served
+    offline, before_publication = by_the_rows_before(events, served, offline, params.day, settings)
+    differences = compare(served, offline)
+    mismatches = int(mismatched(served, offline).any(axis=1).sum())
+    verdict = judge(len(events), mismatches, differences, policy_of(settings).features.skew_share_fail)
+    counts = {
+        "rows": len(events),
+        "mismatched_rows": mismatches,
+        "by_the_rows_before": before_publication,
+        "other_declaration": len(answers) - len(usable),
+        "unpublished": len(usable) - len(events),
+    }
+    path = settings.work / "served" / str(day) / "comparison.json"
+    evidence = {
+        "day": str(day),
+        "outcome": verdict.outcome.value,
+        "reason": verdict.reason,
+        **counts,
+        "features": [each.model_dump() for each in differences],
+        "examples": examples(events, served, offline),
+    }
+    keep(path, evidence)
+    if verdict.outcome is Outcome.FAIL:
+        raise GateClosed(verdict, f"served features of {day}; evidence: {path}")
+    return Receipt(
+        job="compare_served",
+        table=WRITES[0],
+        partition=str(day),
+        rows=len(events),
+        seconds=watch.seconds,
+        facts={"outcome": verdict.outcome.value, "evidence": str(path), **counts},
+    )
+
+
+def keep(path: Path, evidence: Mapping[str, object]) -> None:
+    """Write the evidence in one step."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_suffix(f".{os.getpid()}")
+    scratch.write_text(json.dumps(evidence, indent=1, allow_nan=False))
+    scratch.replace(path)
+
+
+def _or_null(value: float) -> float | None:
+    return None if np.isnan(value) else value

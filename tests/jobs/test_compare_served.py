@@ -1,0 +1,187 @@
+"""Served against offline features: what counts as a difference, and when the gate closes."""
+
+from __future__ import annotations
+
+import json
+import math
+from datetime import UTC, datetime, timedelta
+
+import pandas as pd
+import pyarrow as pa
+import pytest
+
+from jobs.conf.settings import Settings
+from jobs.core import GateClosed, Outcome
+from jobs.features.declarations import MODEL_FEATURES
+from jobs.lake.store import lake_of
+from jobs.lake.tables import PREDICTIONS
+from jobs.monitoring import compare_served
+from jobs.monitoring.compare_served import (
+    FeatureDifference,
+    Params,
+    compare,
+    examples,
+    first_answers,
+    judge,
+    mismatched,
+)
+from jobs.serving.prediction_log import features_text
+from tests.features_data import DAY, put, transaction_rows
+
+NAN = math.nan
+VALUES = [1.0] * len(MODEL_FEATURES)
+
+
+def difference(served: list[float], offline: list[float]) -> FeatureDifference:
+    (found,) = compare(pd.DataFrame({"x": served}), pd.DataFrame({"x": offline}))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("served", "offline"),
+    [(1.0, 1.0), (NAN, NAN), (0.0, 1e-12), (1e9, 1e9 + 1), (0.0, -0.0)],
+)
+def test_equal_up_to_rounding_is_equal(served: float, offline: float) -> None:
+    assert difference([served], [offline]).mismatches == 0
+
+
+@pytest.mark.parametrize(
+    ("served", "offline", "worst"),
+    [(1.0, 1.00001, 1e-5), (0.0, 1e-6, 1.0), (NAN, 0.0, 0.0), (3.0, NAN, 0.0), (-2.0, 2.0, 2.0)],
+)
+def test_another_number_or_a_gap_on_one_side_is_a_difference(
+    served: float, offline: float, worst: float
+) -> None:
+    found = difference([served], [offline])
+    assert (found.mismatches, found.share) == (1, 1.0)
+    assert found.worst == pytest.approx(worst, rel=1e-3)
+
+
+def test_every_feature_has_its_share_and_its_worst_row() -> None:
+    served = pd.DataFrame({"a": [1.0, 2.0, 4.0, NAN], "b": [0.0, 0.0, 0.0, 0.0]})
+    offline = pd.DataFrame({"b": [0.0, 0.0, 0.0, 0.0], "a": [1.0, 1.0, 3.0, 5.0]})
+    assert compare(served, offline) == [
+        FeatureDifference(feature="a", rows=4, mismatches=3, share=0.75, worst=0.5),
+        FeatureDifference(feature="b", rows=4, mismatches=0, share=0.0, worst=0.0),
+    ]
+    assert mismatched(served, offline).any(axis=1).tolist() == [False, True, True, True]
+    events = pd.DataFrame({"transaction_id": [7, 8, 9, 10]})
+    assert examples(events, served, offline)[2] == {
+        "transaction_id": 10,
+        "feature": "a",
+        "served": None,
+        "offline": 5.0,
+    }
+
+
+def test_no_rows_are_no_difference_and_no_proof() -> None:
+    nothing = pd.DataFrame({"x": pd.Series([], dtype="float64")})
+    assert compare(nothing, nothing)[0].share == 0.0
+    assert judge(0, 0, [], 0.05).outcome is Outcome.INCONCLUSIVE
+
+
+@pytest.mark.parametrize(("mismatches", "outcome"), [(5, Outcome.PASS), (6, Outcome.FAIL)])
+def test_the_gate_closes_above_the_allowed_share(mismatches: int, outcome: Outcome) -> None:
+    found = [FeatureDifference(feature="x", rows=100, mismatches=mismatches, share=mismatches / 100, worst=1)]
+    verdict = judge(100, mismatches, found, 0.05)
+    assert verdict.outcome is outcome
+    assert f"{mismatches} of 100 served rows" in verdict.checks[0].detail
+
+
+def test_a_transaction_counts_once_by_its_first_answer() -> None:
+    log = pd.DataFrame(
+        [
+            # request, transaction, variant, served at, features
+            ("r1", 1, "shadow", 0, "shadow of r1"),
+            ("r1", 1, "champion", 1, "r1"),
+            ("r2", 1, "champion", 2, "sent again"),
+            ("r3", 2, "rules", 3, ""),
+            ("r4", 3, "shadow", 5, "only its shadow had features"),
+            ("r5", 4, "canary", 6, "r5"),
+        ],
+        columns=["request_id", "transaction_id", "variant", "served_at", "features"],
+    )
+    found = first_answers(log)
+    assert dict(zip(found["transaction_id"], found["features"], strict=True)) == {
+        1: "r1",
+        3: "only its shadow had features",
+        4: "r5",
+    }
+
+
+def serve(home: Settings, *served: tuple[int, str]) -> None:
+    """Answers of the champion in the prediction log: transaction and features."""
+    records = [
+        {
+            "day": DAY,
+            "request_id": f"r{place}",
+            "transaction_id": number,
+            "variant": "champion",
+            "served_at": datetime(2026, 2, 28, tzinfo=UTC) + timedelta(seconds=place),
+            "features": features,
+        }
+        for place, (number, features) in enumerate(served)
+    ]
+    lake_of(home).append(PREDICTIONS, pa.Table.from_pylist(records, schema=PREDICTIONS.schema))
+
+
+def offline_says(monkeypatch: pytest.MonkeyPatch, values: dict[int, list[float]]) -> None:
+    """Offline features by transaction, in place of Spark."""
+
+    def features(events: pd.DataFrame, _settings: Settings) -> pd.DataFrame:
+        found = pd.DataFrame(
+            [values[number] for number in events["transaction_id"]], events.index, list(MODEL_FEATURES)
+        )
+        return pd.concat([events, found], axis=1)
+
+    monkeypatch.setattr(compare_served, "historical_features", features)
+
+
+def test_a_day_is_compared_and_what_cannot_be_is_counted(
+    home: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(home, transaction_rows(*((number, "2026-02-28 10:00:00", 1, 10, 100) for number in (1, 2, 3))))
+    gap = [NAN, *VALUES[1:]]
+    offline_says(monkeypatch, {1: VALUES, 2: gap})
+    serve(
+        home,
+        (2, features_text(MODEL_FEATURES, gap)),
+        (1, features_text(MODEL_FEATURES, VALUES)),
+        (3, '{"of_another_declaration": 1.0}'),
+        (4, features_text(MODEL_FEATURES, VALUES)),  # never published
+        (5, ""),
+    )
+    receipt = compare_served.run(Params(day=DAY), home)
+    counted = {
+        key: receipt.facts[key] for key in ("rows", "mismatched_rows", "other_declaration", "unpublished")
+    }
+    assert counted == {"rows": 2, "mismatched_rows": 0, "other_declaration": 1, "unpublished": 1}
+    assert receipt.facts["outcome"] == "pass"
+
+
+def test_a_served_feature_that_differs_closes_the_gate_with_its_evidence(
+    home: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(home, transaction_rows((1, "2026-02-28 10:00:00", 1, 10, 100)))
+    offline_says(monkeypatch, {1: VALUES})
+    serve(home, (1, features_text(MODEL_FEATURES, [NAN, *VALUES[1:]])))
+    with pytest.raises(GateClosed, match="1 of 1 served rows differ from offline"):
+        compare_served.run(Params(day=DAY), home)
+    evidence = json.loads((home.work / "served" / str(DAY) / "comparison.json").read_text())
+    assert evidence["outcome"] == "fail"
+    assert evidence["features"][0] == {
+        "feature": MODEL_FEATURES[0],
+        "rows": 1,
+        "mismatches": 1,
+        "share": 1.0,
+        "worst": 0.0,
+    }
+    assert evidence["examples"] == [
+        {"transaction_id": 1, "feature": MODEL_FEATURES[0], "served": None, "offline": 1.0}
+    ]
+
+
+def test_a_day_on_which_nobody_asked_is_inconclusive(home: Settings) -> None:
+    put(home, transaction_rows((1, "2026-02-28 10:00:00", 1, 10, 100)))
+    receipt = compare_served.run(Params(day=DAY), home)
+    assert (receipt.facts["outcome"], receipt.rows) == ("inconclusive", 0)

@@ -1,0 +1,197 @@
+"""A day of transactions through the real scoring service: every feature is the offline one of its event."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from contextlib import closing
+from datetime import date, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from jobs.conf.settings import Settings
+from jobs.core import GateClosed, days_between, midnight
+from jobs.features import build, check, materialize
+from jobs.features.declarations import FEATURES, MODEL_FEATURES
+from jobs.features.velocity_store import open_velocity_store
+from jobs.lake.store import lake_of
+from jobs.lake.tables import LABELS, TRANSACTIONS
+from jobs.monitoring import compare_served
+from tests.jobs.test_serving_process import free_port, running, stop
+from tests.redis_server import RedisServer
+from tests.served_bundles import registry_in
+
+pytest_plugins = ("tests.spark_server", "tests.redis_server")
+
+FIRST = date(2026, 1, 25)
+HISTORY, PER_DAY = 10, 120
+DATABASES = itertools.count()
+SERVED = FIRST + timedelta(days=HISTORY)
+
+
+def transactions_of(day: date, seed: int) -> pa.Table:
+    """A day of few customers and terminals, so that short windows fill; some share an instant."""
+    chance = np.random.default_rng(seed)
+    # in bursts of a quarter of an hour
+    seconds = np.sort(3600 * chance.integers(0, 24, PER_DAY) + chance.integers(0, 900, PER_DAY))
+    seconds[0:-1:7] = seconds[1::7]  # ties
+    rows = [
+        {
+            "day": day,
+            "transaction_id": seed * 1000 + number,
+            "event_time": midnight(day)
+            + timedelta(seconds=int(second), microseconds=int(chance.integers(0, 3))),
+            "customer_id": int(chance.integers(1, 8)),
+            "terminal_id": int(chance.integers(1, 6)),
+            "amount_minor": int(chance.choice([500, 500, 1999, chance.integers(1, 500_000)])),
+            "available_at": midnight(day + timedelta(days=1)),
+            "file_day": day,
+        }
+        for number, second in enumerate(seconds)
+    ]
+    return pa.Table.from_pylist(rows, schema=TRANSACTIONS.schema)
+
+
+def chargebacks_of(rows: pa.Table, known: date) -> pa.Table:
+    """Every fifth transaction of a day, known some days later."""
+    found = [
+        {"day": known, "transaction_id": number, "available_at": midnight(known), "is_fraud": 1}
+        for number in rows["transaction_id"].to_pylist()[::5]
+    ]
+    return pa.Table.from_pylist(found, schema=LABELS.schema)
+
+
+@pytest.fixture(params=["sqlite", "redis"])
+def built_history(
+    request: pytest.FixtureRequest, spark_home: Settings, redis_server: RedisServer, tmp_path: Path
+) -> Settings:
+    """Ten days of history, built and checked; nothing of it is online yet."""
+    settings = spark_home.model_copy(
+        update={
+            "online_store": request.param,
+            "redis_url": redis_server.database(next(DATABASES)),
+            "mlflow_uri": registry_in(tmp_path / "registry"),
+            "scoring_uri": f"http://127.0.0.1:{free_port()}",
+        }
+    )
+    lake = lake_of(settings)
+    for number in range(HISTORY):
+        day = FIRST + timedelta(days=number)
+        rows = transactions_of(day, number + 1)
+        lake.replace(TRANSACTIONS, rows, day)
+        if number < HISTORY - 2:
+            known = day + timedelta(days=2)
+            lake.replace(LABELS, chargebacks_of(rows, known), known)
+    last = SERVED - timedelta(days=1)
+    days = ",".join(build.run(build.Params(day=FIRST, last=last), settings).facts["days"])
+    check.run(check.Params(day=FIRST, days=days), settings)
+    return settings
+
+
+def online(settings: Settings, first: date, last: date) -> int:
+    """Make days available online; how many transactions the velocity store learned of."""
+    days = ",".join(map(str, days_between(first, last)))
+    receipt = materialize.run(materialize.Params(day=first, days=days), settings)
+    return int(receipt.facts["velocity_recorded"])
+
+
+@pytest.fixture
+def installation(built_history: Settings) -> Settings:
+    """The history is available online; the scoring service is not up yet."""
+    assert online(built_history, FIRST, SERVED - timedelta(days=1)) == HISTORY * PER_DAY
+    return built_history
+
+
+def bodies_of(rows: pa.Table) -> list[dict[str, Any]]:
+    """Requests in order of time."""
+    ordered = rows.sort_by("event_time").select(
+        ["transaction_id", "event_time", "customer_id", "terminal_id", "amount_minor"]
+    )
+    return [row | {"event_time": row["event_time"].isoformat()} for row in ordered.to_pylist()]
+
+
+def serve(settings: Settings, bodies: list[dict[str, Any]]) -> None:
+    """Send requests one after another to the real service, and stop it."""
+    with running(settings) as (http, process):
+        for body in bodies:
+            assert http.post("/score", json=body).status_code == 200
+        assert stop(process) == 0
+
+
+def published(settings: Settings, rows: pa.Table) -> None:
+    """The day's file comes, and its features are built."""
+    lake_of(settings).replace(TRANSACTIONS, rows, SERVED)
+    build.run(build.Params(day=SERVED), settings)
+
+
+def test_every_feature_of_a_served_day_is_the_offline_one(installation: Settings) -> None:
+    rows = transactions_of(SERVED, 99)
+    bodies = bodies_of(rows)
+    # a restart in the middle keeps the state, and a request that is sent again counts once
+    serve(installation, bodies[:60])
+    serve(installation, bodies[50:])
+    published(installation, rows)
+    receipt = compare_served.run(compare_served.Params(day=SERVED), installation)
+    evidence = json.loads(Path(receipt.facts["evidence"]).read_text())
+    assert (receipt.rows, receipt.facts["mismatched_rows"]) == (PER_DAY, 0), evidence["examples"]
+    assert [found["feature"] for found in evidence["features"]] == list(MODEL_FEATURES)
+    assert max(found["worst"] for found in evidence["features"]) <= 1e-6
+    assert_seen(installation)
+
+
+def assert_seen(settings: Settings) -> None:
+    """The comparison is about something: every feature takes several values over the day."""
+    from jobs.features.history import historical_features
+
+    events = lake_of(settings).read(TRANSACTIONS, first=SERVED, last=SERVED).to_pandas()
+    offline = historical_features(events, settings)
+    constant = {feature.name for feature in FEATURES if offline[feature.name].nunique(dropna=False) < 2}
+    # one weekday; customers and terminals who are all known; windows that hold the whole of ten days
+    assert constant <= {
+        "is_weekend",
+        "customer_missing",
+        "terminal_missing",
+        "velocity_missing",
+        "pair_is_new_30d",
+    }
+
+
+def test_a_service_that_missed_a_part_of_the_day_is_told_apart(installation: Settings) -> None:
+    rows = transactions_of(SERVED, 99)
+    serve(installation, bodies_of(rows)[60:])
+    published(installation, rows)
+    with pytest.raises(GateClosed, match="of 60 served rows differ from offline"):
+        compare_served.run(compare_served.Params(day=SERVED), installation)
+
+
+def test_what_the_service_missed_it_knows_once_the_day_is_materialized(installation: Settings) -> None:
+    rows = transactions_of(SERVED, 99)
+    published(installation, rows)
+    check.run(check.Params(day=SERVED), installation)
+    materialize.run(materialize.Params(day=SERVED), installation)
+    following = transactions_of(SERVED + timedelta(days=1), 100)
+    serve(installation, bodies_of(following))
+    lake_of(installation).replace(TRANSACTIONS, following, SERVED + timedelta(days=1))
+    build.run(build.Params(day=SERVED + timedelta(days=1)), installation)
+    receipt = compare_served.run(compare_served.Params(day=SERVED + timedelta(days=1)), installation)
+    assert (receipt.rows, receipt.facts["mismatched_rows"]) == (PER_DAY, 0)
+
+
+def test_until_a_day_is_online_the_rows_of_the_day_before_serve(built_history: Settings) -> None:
+    before, last = SERVED - timedelta(days=2), SERVED - timedelta(days=1)
+    online(built_history, FIRST, before)
+    rows = transactions_of(SERVED, 99)
+    lake = lake_of(built_history)
+    with closing(open_velocity_store(built_history)) as store:  # what the service saw the day before
+        store.record_many(lake.read(TRANSACTIONS, first=last, last=last))
+    serve(built_history, bodies_of(rows)[:30])
+    online(built_history, last, last)
+    serve(built_history, bodies_of(rows)[30:])
+    published(built_history, rows)
+    receipt = compare_served.run(compare_served.Params(day=SERVED), built_history)
+    assert (receipt.rows, receipt.facts["mismatched_rows"]) == (PER_DAY, 0)
+    assert receipt.facts["by_the_rows_before"] == 30

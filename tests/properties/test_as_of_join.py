@@ -1,0 +1,120 @@
+"""The point-in-time join of any history: what a person finds by looking, row by row."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pandas as pd
+import pyarrow as pa
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from jobs.conf.settings import Settings
+from jobs.features.as_of import as_of_join
+from jobs.lake.tables import TIMESTAMP
+from jobs.spark import spark_session
+
+pytest_plugins = ("tests.spark_server",)
+START = pd.Timestamp("2026-02-01", tz="UTC")
+TTL = timedelta(hours=3)
+# hours and microseconds around them: instants shared by events and rows, and the edge of the ttl
+MOMENTS = st.tuples(st.integers(0, 8), st.sampled_from([-1, 0, 0, 1]))
+KEYS = st.integers(1, 3)
+EVENTS = st.lists(st.tuples(MOMENTS, st.integers(1, 4)), min_size=1, max_size=25)
+VALUES = st.one_of(st.none(), st.integers(-3, 3).map(float))
+# one key and instant may have several rows, and some of these are alike
+ROWS = st.lists(st.tuples(MOMENTS, KEYS, VALUES, VALUES), min_size=1, max_size=25)
+EVENT_SCHEMA = pa.schema([("place", pa.int64()), ("key", pa.int64()), ("moment", TIMESTAMP)])
+ROW_SCHEMA = pa.schema(
+    [("key", pa.int64()), ("as_of", TIMESTAMP), ("left", pa.float64()), ("right", pa.float64())]
+)
+
+
+def at(moment: tuple[int, int]) -> pd.Timestamp:
+    hours, microseconds = moment
+    return START + pd.Timedelta(hours=hours, microseconds=microseconds)
+
+
+def answer(rows: pd.DataFrame, key: int, moment: pd.Timestamp) -> list[float | None]:
+    """The newest row strictly before the moment, where it still serves."""
+    before = rows[(rows["key"] == key) & (rows["as_of"] < moment)]
+    if before.empty:
+        return [None, None]
+    newest = before[before["as_of"] == before["as_of"].max()]
+    if moment - pd.Timedelta(microseconds=1) > newest["as_of"].iloc[0] + TTL:
+        return [None, None]
+    # of several the greatest, by the first value and then the second; nothing is less than any number
+    found = newest[["left", "right"]].astype(object).where(newest[["left", "right"]].notna(), None)
+    return max(found.to_numpy().tolist(), key=lambda each: [(v is not None, v or 0.0) for v in each])
+
+
+# without shrinking: each example is a Spark query
+@settings(
+    max_examples=12,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+    phases=(Phase.explicit, Phase.reuse, Phase.generate),
+)
+@given(events=EVENTS, rows=ROWS)
+def test_each_event_gets_what_was_known_before_it(
+    spark_remote: str,
+    events: list[tuple[tuple[int, int], int]],
+    rows: list[tuple[tuple[int, int], int, float | None, float | None]],
+) -> None:
+    asked = [{"place": n, "key": key, "moment": at(moment)} for n, (moment, key) in enumerate(events)]
+    known = [
+        {"key": key, "as_of": at(moment), "left": left, "right": right} for moment, key, left, right in rows
+    ]
+    features = pa.Table.from_pylist(known, schema=ROW_SCHEMA)
+    session = spark_session(Settings(spark_remote=spark_remote))
+    found = as_of_join(
+        session.createDataFrame(pa.Table.from_pylist(asked, schema=EVENT_SCHEMA)),
+        session.createDataFrame(features),
+        key="key",
+        moment="moment",
+        as_of="as_of",
+        values=["left", "right"],
+        ttl=TTL,
+    ).toArrow()
+    assert found.column_names == ["place", "key", "moment", "left", "right"]
+    assert sorted(found["place"].to_pylist()) == list(range(len(events))), "no event dropped, none doubled"
+    looked_up = features.to_pandas()
+    for row in found.to_pylist():
+        assert [row["left"], row["right"]] == answer(looked_up, row["key"], pd.Timestamp(row["moment"])), row
+
+
+def test_a_row_of_the_same_instant_is_not_before_the_event(spark_remote: str) -> None:
+    session = spark_session(Settings(spark_remote=spark_remote))
+    noon = at((4, 0))
+    events = [{"place": n, "key": 1, "moment": noon + pd.Timedelta(microseconds=n)} for n in range(2)]
+    rows = [{"key": 1, "as_of": noon, "left": 1.0, "right": None}]
+    found = as_of_join(
+        session.createDataFrame(pa.Table.from_pylist(events, schema=EVENT_SCHEMA)),
+        session.createDataFrame(pa.Table.from_pylist(rows, schema=ROW_SCHEMA)),
+        key="key",
+        moment="moment",
+        as_of="as_of",
+        values=["left"],
+        ttl=TTL,
+    ).toArrow()
+    assert found.sort_by("place")["left"].to_pylist() == [None, 1.0]
+
+
+@pytest.mark.parametrize("hours", [3, 4])
+def test_a_row_serves_to_the_end_of_its_ttl(spark_remote: str, hours: int) -> None:
+    session = spark_session(Settings(spark_remote=spark_remote))
+    events = [{"place": 0, "key": 1, "moment": at((hours, 1))}]
+    rows = [{"key": 1, "as_of": at((0, 0)), "left": 1.0, "right": 2.0}]
+    found = as_of_join(
+        session.createDataFrame(pa.Table.from_pylist(events, schema=EVENT_SCHEMA)),
+        session.createDataFrame(pa.Table.from_pylist(rows, schema=ROW_SCHEMA)),
+        key="key",
+        moment="moment",
+        as_of="as_of",
+        values=["left", "right"],
+        ttl=TTL,
+    ).toArrow()
+    assert found.select(["left", "right"]).to_pylist() == [
+        {"left": 1.0, "right": 2.0} if hours == 3 else {"left": None, "right": None}
+    ]
