@@ -22,7 +22,7 @@ from jobs.conf.contract import contract_of
 from jobs.conf.policy import Drift, policy_of
 from jobs.conf.settings import Settings
 from jobs.core import DayParams, Receipt, Stopwatch, midnight
-from jobs.features.declarations import FEATURES, MODEL_FEATURES, Feature
+from jobs.features.declarations import FEATURES, MODEL_FEATURES, Feature, Nulls
 from jobs.lake.store import Lake, lake_of
 from jobs.lake.tables import PREDICTIONS, TRANSACTIONS
 from jobs.monitoring import statistics
@@ -50,6 +50,8 @@ WRITES: tuple[str, ...] = ("monitoring",)
 
 VARIANTS = ("champion", "canary", "holdout", "rules")
 CALENDAR = ("is_weekend",)  # it selects the reference rows, so it says nothing
+NULL_BY_WINDOW = {feature.name for feature in FEATURES if feature.nulls in (Nulls.EMPTY, Nulls.FEW)}
+RARE = 0.01  # share of rows with a value
 REPORT_ROWS = 20_000
 SCORE = "score"
 FEWEST_ROWS_A_DAY = 30
@@ -172,8 +174,12 @@ def feature_figures(
     expected, actual = statistics.as_floats(rows[name]), statistics.as_floats(current[name])
     pair = statistics.shared_bins(expected, actual, policy.bins, policy.bin_floor)
     if pair is None:
-        detail = "no value in the reference or in the day"
-        return [Figure(metric="psi", subject=name, status=UNKNOWN, detail=detail)]
+        # a window that hardly ever holds enough has no value in many a sample, and nothing is wrong with it
+        rare = name in NULL_BY_WINDOW and max(_share_there(expected), _share_there(actual)) <= RARE
+        detail = (
+            "hardly ever has a value: not compared" if rare else "no value in the reference or in the day"
+        )
+        return [Figure(metric="psi", subject=name, status=INVESTIGATE if rare else UNKNOWN, detail=detail)]
     psi = statistics.psi_of_shares(*pair)
     usual = usual_psi(rows[name], pd.to_datetime(rows["event_time"], utc=True).dt.date, policy)
     if np.unique(expected[~np.isnan(expected)]).size <= 2:
@@ -193,6 +199,10 @@ def feature_figures(
                status=_high(high[1], policy.kullback_leibler_high, status)),
         Figure(metric="ks_p_holm", subject=name, value=finite(p_value), threshold=policy.significance),
     ]  # fmt: skip
+
+
+def _share_there(values: np.ndarray) -> float:
+    return float(np.mean(~np.isnan(values))) if len(values) else 0.0
 
 
 def score_figures(reference: pd.DataFrame, current: pd.DataFrame, policy: Drift) -> list[Figure]:
