@@ -47,7 +47,7 @@ class Settings(StrictModel):
         pattern=r"^[\w.:-]+$",
         description="where executors of another machine reach that Spark server; it listens there then",
     )
-    spark_memory: str = Field("1g", pattern=r"^\d+[mg]$", description="heap of that Spark server")
+    spark_memory: str = Field("2g", pattern=r"^\d+[mg]$", description="heap of that Spark server")
     scoring_uri: str = Field("http://127.0.0.1:8000", description="scoring service")
     scoring_public_uri: str = Field("", description="scoring service's address for links, if another")
     airflow_uri: str = Field("http://127.0.0.1:8080", description="Airflow api-server")

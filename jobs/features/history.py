@@ -31,7 +31,7 @@ from jobs.lake.store import Lake, lake_of
 from jobs.lake.tables import TIMESTAMP, Table
 from jobs.spark import spark_session
 
-CHUNK = 250_000  # events that come back at once: bounds the memory of the Spark server and of the job
+CHUNK = 50_000  # events that come back at once: bounds the memory of the Spark server and of the job
 NEEDED = ("transaction_id", "event_time", "customer_id", "terminal_id", "amount_minor")
 KEYS = ("transaction_id", "customer_id", "terminal_id")
 JOINED = (*STORED_FEATURES, *VELOCITY_FEATURES)
