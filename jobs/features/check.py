@@ -290,7 +290,7 @@ def judged_versions(settings: Settings, day: date) -> dict[str, int] | None:
             f"features of {day}: they were built when features were declared otherwise; run "
             f"`sluice build_features --day {day}` first"
         )
-    versions = built_from(settings, day)
+    versions = record.versions if record else {}
     try:
         evidence = json.loads(_evidence(settings, day).read_text())
     except FileNotFoundError:

@@ -12,11 +12,9 @@ from typing import Any
 
 import ibis  # type: ignore[import-untyped]
 import pandas as pd
-from feast.data_format import DeltaFormat
 from feast.data_source import DataSource
 from feast.feature_view import FeatureView
 from feast.infra.offline_stores.duckdb import DuckDBOfflineStore, DuckDBOfflineStoreConfig
-from feast.infra.offline_stores.file_source import FileSource
 from feast.infra.offline_stores.ibis import (
     get_historical_features_ibis,
     pull_all_from_table_or_query_ibis,
@@ -27,9 +25,9 @@ from feast.infra.registry.base_registry import BaseRegistry
 from feast.repo_config import RepoConfig
 
 from jobs.core import SluiceError
+from jobs.features.built_tables import open_source
 from jobs.features.tables import BUILT_TABLES
-from jobs.lake.at import unreadable
-from jobs.lake.storage import TableMissing, explained, open_table
+from jobs.lake.storage import explained
 from jobs.lake.store import scanner
 
 TABLES = {table.name: table for table in BUILT_TABLES}
@@ -129,22 +127,8 @@ def _reader(config: RepoConfig, start: datetime, end: datetime) -> Callable[[Dat
     first, last = _utc_day(start) - timedelta(days=1), _utc_day(end)
 
     def read(source: DataSource, _repository: str) -> ibis.Table:
-        if not isinstance(source, FileSource) or not isinstance(source.file_format, DeltaFormat):
-            raise SluiceError(f"feature source {source.name}: only Delta tables are read here")
-        declared, what = TABLES[source.name], f"table {source.name}"
-        version = config.offline_store.versions.get(source.name)
-        try:
-            table = open_table(what, source.path, version)
-        except TableMissing:
-            raise SluiceError(
-                f"the table {source.name} does not exist at {source.path}; run "
-                "`sluice build_features --day D` (DAG fraud_features) first"
-            ) from None
-        except SluiceError as error:
-            if version is None:
-                raise
-            raise unreadable(source.name, version, error) from None
-        with explained(what, source.path):
+        declared, table = TABLES[source.name], open_source(config, source)
+        with explained(f"table {source.name}", source.path):
             rows = scanner(table, declared, first, last, declared.schema.names).to_table()
         # DuckDB casts a zoned time in the session's zone, which is the machine's unless told.
         backend = ibis.get_backend()

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any, Literal
 import pyarrow as pa
 import pyarrow.compute as pc
 from deltalake import DeltaTable
-from feast.data_format import DeltaFormat
 from feast.feature_view import FeatureView
 from feast.infra.common.materialization_job import MaterializationJobStatus, MaterializationTask
 from feast.infra.compute_engines.base import ComputeEngine
@@ -29,10 +28,10 @@ from feast.repo_config import FeastConfigBaseModel, RepoConfig
 from jobs.conf.settings import Settings
 from jobs.core import SluiceError
 from jobs.features import redis_rows
+from jobs.features.built_tables import open_source
 from jobs.features.packed import TIME, Layout, layout_of
 from jobs.features.packed_store import PackedOnlineStore
-from jobs.lake.at import unreadable
-from jobs.lake.storage import TableMissing, explained, open_table, spark_address
+from jobs.lake.storage import explained, spark_address
 
 if TYPE_CHECKING:
     from pyarrow.dataset import ParquetFileFragment
@@ -147,7 +146,7 @@ def _batches_of(
 def _through_arrow(
     store: PackedOnlineStore, config: RepoConfig, view: FeatureView, start: datetime, end: datetime
 ) -> int:
-    layout, table = layout_of(config, view), _table(config, view)
+    layout, table = layout_of(config, view), open_source(config, view.batch_source)
     first, last = _days(start, end)
     written = 0
     with explained(f"table {view.batch_source.name}", view.batch_source.path):
@@ -175,31 +174,12 @@ def _through_spark(remote: str, config: RepoConfig, view: FeatureView, start: da
     rows = (
         spark_session(Settings.model_validate({"spark_remote": remote}))
         .read.format("delta")
-        .option("versionAsOf", _table(config, view).version())
+        .option("versionAsOf", open_source(config, source).version())
         .load(spark_address(source.path))
         .filter(F.col(DAY).between(F.lit(first), F.lit(last)))
         .filter(F.col(layout.moment).between(F.lit(start), F.lit(end)))
     )
     return redis_rows.write_by_executors(rows, layout, address(config))
-
-
-def _table(config: RepoConfig, view: FeatureView) -> DeltaTable:
-    """The view's table at the version that the configuration names, the newest where it names none."""
-    source = view.batch_source
-    if not isinstance(source.file_format, DeltaFormat):
-        raise SluiceError(f"feature source {source.name}: only Delta tables are read here")
-    version = config.offline_store.versions.get(source.name)
-    try:
-        return open_table(f"table {source.name}", source.path, version)
-    except TableMissing:
-        raise SluiceError(
-            f"the table {source.name} does not exist at {source.path}; run "
-            "`sluice build_features --day D` (DAG fraud_features) first"
-        ) from None
-    except SluiceError as error:
-        if version is None:
-            raise
-        raise unreadable(source.name, version, error) from None
 
 
 def _days(start: datetime, end: datetime) -> tuple[date, date]:

@@ -21,6 +21,7 @@ from pyspark.sql import DataFrame, SparkSession
 from jobs.conf.settings import Settings
 from jobs.core import SluiceError
 from jobs.features.as_of import as_of_join
+from jobs.features.built_tables import not_built
 from jobs.features.declarations import MODEL_FEATURES, STORED_FEATURES, VELOCITY_FEATURES
 from jobs.features.definitions import feature_views
 from jobs.features.request import assemble_frame
@@ -83,10 +84,7 @@ def point_in_time(
 def _readable(lake: Lake, table: Table, version: int) -> int:
     """The version, which is there: Spark's own word for a missing one fills a page."""
     if version < 0:
-        raise SluiceError(
-            f"the table {table.name} does not exist at {lake.path(table)}; run "
-            "`sluice build_features --day D` (DAG fraud_features) first"
-        )
+        raise not_built(table.name, lake.path(table))
     try:
         stored = {field.name for field in lake.delta(table, version).schema().fields}
     except SluiceError as error:

@@ -80,8 +80,8 @@ def run(params: Params, settings: Settings) -> Receipt:
     lake = lake_of(settings)
     feature_store(settings)  # applies the definitions, under the same lock
     found, newest, expired = Found(), dict.fromkeys(VIEWS.values(), ""), 0
-    # one run at a time: what is served later has been checked later
     recorded = record_velocity(params.ascending(), lake, settings)
+    # one run at a time: what is served later has been checked later
     with registry_lock(settings):
         judged = {day: judged_versions(settings, day) for day in params.ascending()}
         served = {day: versions for day, versions in judged.items() if versions is not None}
@@ -121,19 +121,19 @@ def record_velocity(days: list[date], lake: Lake, settings: Settings) -> int:
     """Tell the velocity store of the days' transactions, the late ones left out; how many it had not seen."""
     memory = max(velocity_memory(entity) for entity in ENTITIES)
     columns = ["transaction_id", "event_time", "customer_id", "terminal_id", "amount_minor"]
-    recorded = 0
-    for day in days:
-        if max(days) - day > memory:
-            continue  # out of reach of every event that is still to come
-        rows = known_transactions(lake, day, day, midnight(day + timedelta(days=1)), columns)
-        try:
-            with closing(open_velocity_store(settings)) as store:
+    # what is older is out of reach of every event that is still to come
+    reached = [day for day in days if max(days) - day <= memory]
+    recorded, day = 0, reached[0]
+    try:
+        with closing(open_velocity_store(settings)) as store:
+            for day in reached:
+                rows = known_transactions(lake, day, day, midnight(day + timedelta(days=1)), columns)
                 recorded += store.record_many(rows)
-        except (sqlite3.Error, RedisError) as error:
-            raise SluiceError(
-                f"velocity store: transactions of {day} could not be recorded ({error}); run "
-                f"`sluice materialize_features --day {day}` again once it answers"
-            ) from None
+    except (sqlite3.Error, RedisError) as error:
+        raise SluiceError(
+            f"velocity store: transactions of {day} could not be recorded ({error}); run "
+            f"`sluice materialize_features --day {day}` again once it answers"
+        ) from None
     return recorded
 
 

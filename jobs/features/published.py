@@ -34,40 +34,23 @@ def published_features(transactions: DataFrame, delay: timedelta = DELAY) -> Dat
         F.col("TX_FRAUD").cast("bigint").alias("frauds"),
     )
     windows = {days: timedelta(days=days) for days in WINDOW_DAYS}
-    rows = _sums(rows, "customer_id", ("count", "amount"), [timedelta(0), *windows.values()])
-    rows = _sums(rows, "terminal_id", ("count", "frauds"), [delay, *(delay + w for w in windows.values())])
-    customer = {
-        name.format(days): measured(
-            measure,
-            *(
-                _between("customer_id", figure, timedelta(0), window)
-                for figure in ("count", "amount")[:needed]
-            ),
-        )
-        for name, measure, needed in (
-            ("CUSTOMER_ID_NB_TX_{}DAY_WINDOW", "count", 1),
-            ("CUSTOMER_ID_AVG_AMOUNT_{}DAY_WINDOW", "amount_mean", 2),
-        )
-        for days, window in windows.items()
-    }
-    terminal = {
-        name.format(days): measured(
-            measure,
-            *(_between("terminal_id", figure, delay, window) for figure in ("count", "frauds")[:needed]),
-        )
-        for name, measure, needed in (
-            ("TERMINAL_ID_NB_TX_{}DAY_WINDOW", "count", 1),
-            ("TERMINAL_ID_RISK_{}DAY_WINDOW", "risk", 2),
-        )
-        for days, window in windows.items()
-    }
+    columns: dict[str, Column] = {}
+    for key, what, measure, figures, end in (
+        ("customer_id", "AVG_AMOUNT", "amount_mean", ("count", "amount"), timedelta(0)),
+        ("terminal_id", "RISK", "risk", ("count", "frauds"), delay),
+    ):
+        rows = _sums(rows, key, figures, [end, *(end + window for window in windows.values())])
+        for days, window in windows.items():
+            count, total = (_between(key, figure, end, window) for figure in figures)
+            columns[f"{key.upper()}_NB_TX_{days}DAY_WINDOW"] = measured("count", count)
+            columns[f"{key.upper()}_{what}_{days}DAY_WINDOW"] = measured(measure, count, total)
     weekend = F.weekday("moment") >= SATURDAY
     night = F.hour("moment") <= NIGHT_ENDS
     return rows.select(
         F.col("transaction_id").alias("TRANSACTION_ID"),
         weekend.cast("int").alias("TX_DURING_WEEKEND"),
         night.cast("int").alias("TX_DURING_NIGHT"),
-        *(column.alias(name) for name, column in (customer | terminal).items()),
+        *(column.alias(name) for name, column in columns.items()),
     )
 
 

@@ -22,6 +22,7 @@ from redis import Redis
 from jobs.features import redis_rows
 from jobs.features.packed import EPOCH, Layout, layout_of, table_of
 from jobs.features.packed_store import PackedOnlineStore
+from jobs.features.redis_client import REQUEST_WAITS, connect
 
 
 class NewestRedisOnlineStoreConfig(FeastConfigBaseModel):  # type: ignore[misc]
@@ -47,7 +48,7 @@ class NewestRedisOnlineStore(PackedOnlineStore):
     def read_rows(self, config: RepoConfig, wanted: Sequence[tuple[Layout, int]]) -> list[bytes | None]:
         """The stored rows of some entities, of whatever views; None where there is none."""
         with redis_rows.explained(address(config)):
-            self._reader = self._reader or redis_rows.connect(address(config), redis_rows.REQUEST_WAITS)
+            self._reader = self._reader or connect(address(config), REQUEST_WAITS)
             return redis_rows.read(self._reader, wanted)
 
     def newest(self, config: RepoConfig, layout: Layout) -> datetime | None:
@@ -78,7 +79,7 @@ class NewestRedisOnlineStore(PackedOnlineStore):
 
     def _patient(self, config: RepoConfig) -> Redis:
         """The job's client; a request's gives up sooner."""
-        self._writer = self._writer or redis_rows.connect(address(config))
+        self._writer = self._writer or connect(address(config))
         return self._writer
 
 

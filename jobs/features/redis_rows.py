@@ -7,28 +7,24 @@ Errors: SluiceError where Redis cannot be used; it names host and port and never
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 import pyarrow as pa
 from redis import Redis
-from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
-from redis.retry import Retry
 
 from jobs.core import SluiceError
 from jobs.features.packed import MARK, Layout
+from jobs.features.redis_client import connect
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
 CHUNK = 200  # rows of one script; a script for each row, which a cluster would need, is four times slower
 IN_FLIGHT = 20  # scripts that are sent before the first is answered
-TEXTS = ("username", "password")  # the other options are numbers and switches
-REQUEST_WAITS, JOB_WAITS = 0.5, 30.0  # seconds without an answer
 # KEYS: the entities and the key of the newest as_of. ARGV: their rows one after the other, the newest as_of.
 # A time in microseconds is below 2**53, so Lua's doubles hold it exactly.
 NEWEST_WINS = f"""
@@ -47,35 +43,6 @@ local newest = redis.call('GET', KEYS[#KEYS])
 if not newest or tonumber(newest) < tonumber(ARGV[2]) then redis.call('SET', KEYS[#KEYS], ARGV[2]) end
 return written
 """
-
-
-def connect(address: str, waits: float = JOB_WAITS) -> Redis:
-    """A client for `host:port,password=…,db=…`, Feast's own form; it connects when it is first used.
-
-    It tries once more at once, for a connection that went stale, and then says so: a request cannot wait.
-
-    Raises:
-        SluiceError: the address names no host and port, or an option that the client does not know.
-    """
-    place, *options = address.split(",")
-    host, _, port = place.rpartition(":")
-    named = dict(option.split("=", 1) for option in options if "=" in option)
-    if not host or not port.isdigit() or len(named) != len(options):
-        raise SluiceError("SLUICE_REDIS_URL must read like 127.0.0.1:6379 or redis:6379,password=secret,db=0")
-    known: dict[str, Any] = {"socket_connect_timeout": waits, "socket_timeout": waits}
-    known |= {name: value if name in TEXTS else _parsed(value) for name, value in named.items()}
-    try:
-        return Redis(host=host, port=int(port), retry=Retry(NoBackoff(), 1), **known)
-    except TypeError:
-        names = ", ".join(sorted(named))
-        raise SluiceError(f"SLUICE_REDIS_URL: Redis at {place} has no such option among {names}") from None
-
-
-def _parsed(value: str) -> Any:
-    try:
-        return json.loads(value)
-    except json.JSONDecodeError:
-        return value
 
 
 @contextmanager

@@ -20,12 +20,10 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from redis import Redis
-from redis.backoff import NoBackoff
 from redis.exceptions import NoScriptError
-from redis.retry import Retry
 
-from jobs.core import SluiceError
 from jobs.features.declarations import Entity
+from jobs.features.redis_client import REQUEST_WAITS, connect
 from jobs.features.velocity_store import (
     PAIR_LOOKBACK,
     PLANS,
@@ -43,7 +41,6 @@ from jobs.features.velocity_store import (
 if TYPE_CHECKING:
     import pyarrow as pa
 
-REQUEST_WAITS = 0.5  # seconds that a request waits for Redis
 BULK_WAITS = 60.0
 CHUNK = 2000  # events of one bulk round trip
 BUSY = 200  # a stretch with more events is added up from buckets
@@ -157,7 +154,7 @@ class RedisVelocityStore:
 
     def __init__(self, address: str) -> None:
         self._address = address
-        self._client = _client(address, REQUEST_WAITS)
+        self._client = connect(address, REQUEST_WAITS)
         self._scripts = {text: str(self._client.script_load(text)) for text in (TAKE, PEEK, WRITE)}
 
     def take(self, event: Event) -> list[float]:
@@ -172,7 +169,7 @@ class RedisVelocityStore:
         """See VelocityStore; an event is new where it is new to its customer."""
         new = 0
         now = _now()
-        with _client(self._address, BULK_WAITS) as client:
+        with connect(self._address, BULK_WAITS) as client:
             for chunk in chunks_of(events, CHUNK):
                 calls, customers = _writes(chunk, now)
                 new += sum(self._run(client, WRITE, calls)[:customers])
@@ -216,26 +213,6 @@ class RedisVelocityStore:
 
 def _now() -> int:
     return time.time_ns() // 1000
-
-
-def _client(address: str, waits: float) -> Redis:
-    """A client of host:port,name=value,…; apart from redis_rows, whose writers bring Spark along."""
-    place, *options = address.split(",")
-    host, _, port = place.rpartition(":")
-    given = dict(option.split("=", 1) for option in options if "=" in option)
-    if not host or not port.isdigit():
-        raise SluiceError("SLUICE_REDIS_URL must read like 127.0.0.1:6379 or redis:6379,password=secret,db=0")
-    return Redis(
-        host=host,
-        port=int(port),
-        db=int(given.get("db", 0)),
-        username=given.get("username"),
-        password=given.get("password"),
-        ssl=given.get("ssl", "").lower() == "true",
-        socket_timeout=waits,
-        socket_connect_timeout=waits,
-        retry=Retry(NoBackoff(), 1),  # once, for a connection that went stale: a request cannot wait
-    )
 
 
 def _keys(entity: Entity, customer: int, terminal: int) -> tuple[int, int]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jobs.features.redis_rows import connect
+from jobs.features.redis_client import connect
 from tests.benchmarks.__main__ import Case
 from tests.benchmarks.materialize_ways import FEATURES, run_way, write_tables
 from tests.redis_server import serve_redis

@@ -12,7 +12,7 @@ import pytest
 
 from jobs.conf.settings import Settings
 from jobs.core import GateClosed, Receipt, SluiceError, midnight
-from jobs.features.tables import BUILT_TABLES, CUSTOMER_FEATURES
+from jobs.features.tables import BUILT_TABLES, CUSTOMER_FEATURES, TRANSACTION_VELOCITY
 from jobs.lake.at import LakeAt, versions_of
 from jobs.lake.pins import pinned
 from jobs.lake.store import lake_of
@@ -41,12 +41,15 @@ def rows_of(settings: Settings, table: object, day: date) -> pd.DataFrame:
 
 
 def late_row(settings: Settings, day: date, file_day: date, number: int) -> None:
-    """One more transaction of `day`, that comes in the file of `file_day`."""
+    """One more transaction of `day`, that comes in the file of `file_day`, and its velocity features."""
     known = rows_of(settings, TRANSACTIONS, day)
     row = known.iloc[[0]].assign(
         transaction_id=number, file_day=file_day, available_at=midnight(file_day + timedelta(days=1))
     )
     put(settings, TRANSACTIONS, pd.concat([known, row]).to_dict("records"), day)
+    velocity = rows_of(settings, TRANSACTION_VELOCITY, day)
+    built = velocity.iloc[[0]].assign(transaction_id=number)
+    put(settings, TRANSACTION_VELOCITY, pd.concat([velocity, built]).to_dict("records"), day)
 
 
 def correct_labels(settings: Settings) -> None:
@@ -127,6 +130,15 @@ def test_what_is_written_while_the_frame_is_made_is_not_in_it(
     labels.run(labels.Params(day=LAST, run="disturbed"), filled)
     monkeypatch.setattr(frame, "known_transactions", meanwhile)
     assert frame.run(frame.Params(day=LAST, run="disturbed"), filled).digest == undisturbed
+
+
+def test_a_frame_asks_for_the_velocity_of_a_late_row_that_was_not_built_yet(filled: Settings) -> None:
+    day = FIRST + timedelta(days=22)
+    late_row(filled, day, FIRST + timedelta(days=24), 900_001)
+    velocity = rows_of(filled, TRANSACTION_VELOCITY, day)
+    put(filled, TRANSACTION_VELOCITY, velocity.iloc[:-1].to_dict("records"), day)
+    with pytest.raises(SluiceError, match=f"sluice build_features --day {day} --last {day}"):
+        made(filled)
 
 
 def test_a_row_that_came_after_the_runs_day_is_in_no_frame_of_that_day(filled: Settings) -> None:
