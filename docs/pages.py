@@ -385,6 +385,9 @@ def _facts(model: StrictModel, place: str = "") -> list[tuple[object, ...]]:
             rows += _facts(value, f"{place}{name}.")
         elif isinstance(value, tuple):
             rows.append((f"`{place}{name}`", ", ".join(f"`{each}`" for each in value), info.description))
+        elif name == "groups":
+            for group, bands in value.items():
+                rows += _facts(bands, f"{place}{name}.{group}.")
         elif f"{place}{name}" not in ("name", "description", "transactions.columns"):
             rows.append((f"`{place}{name}`", f"`{value}`" if value != "" else "", info.description or ""))
     return rows

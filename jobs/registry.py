@@ -58,6 +58,7 @@ JOBS: dict[str, str] = {
     "compact_tables": "jobs.maintenance.compact_tables",
     "vacuum_tables": "jobs.maintenance.vacuum_tables",
     "expire_data": "jobs.maintenance.expire_data",
+    "archive_versions": "jobs.maintenance.archive_versions",
 }
 
 

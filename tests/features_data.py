@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from jobs.conf.settings import Settings
 from jobs.core import midnight
-from jobs.features.declarations import Entity, stored_features
+from jobs.features.declarations import SEQUENCE_LENGTH, Entity, stored_features
 from jobs.features.tables import FEATURE_TABLES
 from jobs.lake.store import lake_of
 from jobs.lake.tables import LABELS, TRANSACTIONS, Table
@@ -160,6 +160,12 @@ def brute_force_velocity(transactions: pd.DataFrame) -> Found:
             last = [r.event_time for r in inside(mine[entity], pd.Timedelta(hours=hours))]
             since = (row.event_time - max(last)).total_seconds() if last else math.nan
             found[f"{entity}_seconds_since_last_{label}"] = since
+        before = inside(mine["customer"], pd.Timedelta(days=30))
+        newest = sorted(((r.event_time, r.amount_minor) for r in before), reverse=True)
+        for place in range(1, SEQUENCE_LENGTH + 1):
+            when, amount = newest[place - 1] if place <= len(newest) else (pd.NaT, math.nan)
+            found[f"customer_amount_before_{place}"] = amount / 100
+            found[f"customer_seconds_before_{place}"] = (row.event_time - when).total_seconds()
         pair = [r for r in mine["customer"] if r.terminal_id == row.terminal_id]
         found["pair_is_new_30d"] = float(not inside(pair, pd.Timedelta(days=30)))
         answer[int(row.transaction_id)] = found

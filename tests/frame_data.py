@@ -15,7 +15,7 @@ from jobs.lake.store import lake_of
 from jobs.lake.tables import LABELS, LANDED_FILES, MERGED_LABELS, TRANSACTIONS
 
 TICK = timedelta(microseconds=1)
-FIRST, DAYS, PER_DAY, PEOPLE = date(2026, 1, 1), 45, 40, 20
+FIRST, DAYS, PER_DAY, PEOPLE = date(2026, 1, 1), 45, 40, 300
 LAST = FIRST + timedelta(days=DAYS - 1)
 
 

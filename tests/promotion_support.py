@@ -46,7 +46,7 @@ def offer(
         tmp_path / f"bundle{time.time_ns()}", MODEL_FEATURES, graph, feature_version=feature_version
     )
     aliases = registry_state.read_aliases(registry_client(settings), settings.model_name)
-    judged = {"judged_against": aliases.get("champion", "")}
+    judged = {"judged_against": aliases.get("champion", ""), "author": "sluice"}
     marks = {f"sluice.{key}": value for key, value in (judged | tags).items()}
     client, version = register(settings, folder, {"sluice.gate": gate, **marks})
     rows = features_of(2000, 1)

@@ -16,7 +16,9 @@ from jobs.training.run_folder import RunFolder
 
 DAY = date(2026, 3, 1)
 LAST = DAY - timedelta(days=3)
-SPLIT_POLICY = Training(window_days=40, validation_days=5, test_days=8, calibration_days=5, seeds=(7, 17, 27))
+SPLIT_POLICY = Training(
+    window_days=40, validation_days=5, test_days=8, calibration_days=5, known_card_days=14, seeds=(7, 17, 27)
+)
 
 
 def made_rows(per_day: int, days: int = 40, seed: int = 1) -> pd.DataFrame:
@@ -74,6 +76,7 @@ def made_run(settings: Settings, run: str, rows: pd.DataFrame, drill: str = "non
         positives=positives,
         leaks={},
         ttl_hours=48,
+        known_card_days=14,
         seed=7,
         label_digest="0" * 32,
         table_versions={"transactions": 1},

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
@@ -171,6 +172,19 @@ class ErrorCosts(StrictModel):
     missed_fraud_share: float = Field(ge=0, description="share of the amount that is lost")
 
 
+class Group(StrictModel):
+    """Bands of a number of the training frame; a model may not begin to treat one unlike the others."""
+
+    column: str = Field(description="amount_minor or a feature of the model")
+    starts: tuple[float, ...] = Field(min_length=1, description="where a band starts; another lies below")
+
+    @model_validator(mode="after")
+    def _ascends(self) -> Group:
+        if any(after <= before for before, after in pairwise(self.starts)):
+            raise ValueError("starts must ascend")
+        return self
+
+
 class Contract(StrictModel):
     """Everything that is promised about one source."""
 
@@ -182,6 +196,9 @@ class Contract(StrictModel):
     labels: LabelFeed
     costs: ErrorCosts
     slices: tuple[str, ...] = Field((), description="slices of the evaluation, by name")
+    groups: dict[str, Group] = Field(
+        {}, description="groups whose gap in caught frauds and in false alarms may not grow"
+    )
 
     @model_validator(mode="after")
     def _is_consistent(self) -> Contract:

@@ -74,6 +74,7 @@ class Training(StrictModel):
     validation_days: int = Field(ge=1)
     test_days: int = Field(ge=1)
     calibration_days: int = Field(ge=1)
+    known_card_days: int = Field(ge=1)
     seeds: tuple[int, ...] = Field(min_length=1)
 
 
@@ -83,7 +84,9 @@ class Tuning(StrictModel):
     grace_units: int = Field(ge=1)
     reduction: int = Field(ge=2)
     max_units: int = Field(ge=1)
+    patience_units: int = Field(ge=1)
     rounds_per_unit: int = Field(ge=1)
+    random_trials: int = Field(ge=1)
 
 
 class OperatingPoint(StrictModel):
@@ -108,6 +111,7 @@ class Gate(StrictModel):
     ece_increase_max: float = Share
     slice_positives_min: int = Field(ge=1)
     slice_drop_max: float = Share
+    group_gap_increase_max: float = Share
     latency_p99_ms: float = Field(gt=0)
     minimum_positives: int = Field(ge=1)
 
@@ -165,6 +169,7 @@ class Retention(StrictModel):
     raw_days: int = Field(ge=1)
     work_days: int = Field(ge=1)
     reports_days: int = Field(ge=1)
+    model_versions_days: int = Field(ge=1)
 
 
 class Policy(StrictModel):
@@ -191,7 +196,7 @@ class Policy(StrictModel):
 
 
 def load_policy(overlay: str = "", folder: Path = FOLDER) -> Policy:
-    """The policy, with the durations and sample sizes of an overlay laid over it.
+    """The policy, with the values of an overlay laid over it: one of the folder, or any YAML file.
 
     Raises:
         SluiceError: the file is missing, a key is unknown or a value is wrong, with its place.
@@ -199,7 +204,8 @@ def load_policy(overlay: str = "", folder: Path = FOLDER) -> Policy:
     document = _read(folder / "policy.yaml")
     path = folder / "policy.yaml"
     if overlay:
-        path = folder / "overlays" / f"{Path(overlay).name}.yaml"
+        given = Path(overlay)
+        path = given if given.suffix == ".yaml" else folder / "overlays" / f"{given.name}.yaml"
         document = _merge(document, _read(path))
     try:
         return Policy.model_validate(document)

@@ -26,7 +26,8 @@ class Settings(StrictModel):
     home: Path = Field(PROJECT_ROOT / ".sluice", description="all state of this installation")
     contract: str = Field("simulated", description="name of a contract in jobs/conf/contracts, or a path")
     policy_overlay: str = Field(
-        "", description="overlay in jobs/conf/overlays that shortens durations, e.g. demo"
+        "",
+        description="overlay in jobs/conf/overlays that shortens durations, e.g. demo, or a YAML file",
     )
     lake_uri: str = Field("", description="the tables: s3://bucket/prefix; empty: a folder in home")
     source_uri: str = Field("", description="transactions: a directory or s3://bucket/prefix, one file a day")

@@ -2,12 +2,13 @@
 
 In: scores in [0, 1], labels 0/1, optional weights per row (how often a resample drew it).
 Out: plain floats; NaN where a figure is not defined (no fraud, nothing but fraud).
-Average precision and ROC-AUC treat ties as scikit-learn does; resampling reuses one sorting of the rows.
+Average precision and ROC-AUC treat ties as scikit-learn does; resampling reuses one binning of the rows.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -20,20 +21,26 @@ ECE_BINS = 10
 
 
 class Ranking:
-    """Rows in the order of their scores, so that figures of many resamples cost one pass each."""
+    """Rows counted between the scores of the frauds, so that figures of many resamples cost one pass each.
+
+    Precision is read at frauds alone, so good rows between two scores of frauds are one count. Bin 0 lies
+    above all frauds; then a bin of the rows tied with a score of frauds and one of those below it take turns.
+    """
 
     def __init__(self, scores: np.ndarray, labels: np.ndarray) -> None:
-        self.order = np.argsort(-scores, kind="stable")
-        ranked = scores[self.order]
-        self.ends = np.append(np.flatnonzero(np.diff(ranked)), len(ranked) - 1)  # last row of each tie
-        self.labels = labels[self.order].astype(np.float64)
+        levels = np.unique(scores[labels == 1])
+        above = len(levels) - np.searchsorted(levels, scores, side="right")  # levels above each row
+        tied = np.isin(scores, levels)
+        self.bins = 2 * above + tied
+        self.size = 2 * len(levels) + 1
+        self.frauds = np.flatnonzero(labels == 1)
 
     def counts(self, weights: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-        """Frauds and rows at or above each distinct score."""
-        drawn = np.ones(len(self.order)) if weights is None else weights[self.order]
-        hits = np.cumsum(drawn * self.labels)[self.ends]
-        rows = np.cumsum(drawn)[self.ends]
-        return hits, rows
+        """Frauds and rows at or above the end of each bin."""
+        drawn = None if weights is None else weights[self.frauds]
+        hits = np.bincount(self.bins[self.frauds], weights=drawn, minlength=self.size)
+        rows = np.bincount(self.bins, weights=weights, minlength=self.size)
+        return np.cumsum(hits.astype(np.float64)), np.cumsum(rows.astype(np.float64))
 
     def average_precision(self, weights: np.ndarray | None = None) -> float:
         hits, rows = self.counts(weights)
@@ -113,40 +120,49 @@ def card_precision(
     return float(np.mean(shares)) if shares else float("nan")
 
 
-def operating_points(
-    scores: np.ndarray,
-    labels: np.ndarray,
-    amounts: np.ndarray,
-    costs: ErrorCosts,
-    wanted: OperatingPoint,
-) -> dict[str, float]:
-    """The cheapest threshold within the policy's limits, and the cheapest of all; costs in minor units.
+class CostCurve(NamedTuple):
+    """What each distinct score costs as a threshold, the highest first; stopped is every row from it up."""
 
-    Stopped is every row at or above the threshold. `within_limits` is 1 where one keeps both limits.
-    """
+    threshold: np.ndarray
+    cost_minor: np.ndarray
+    false_positive_rate: np.ndarray
+    fraud_caught: np.ndarray
+
+    def point(self, index: int) -> dict[str, float]:
+        return {name: float(values[index]) for name, values in self._asdict().items()}
+
+
+def cost_curve(
+    scores: np.ndarray, labels: np.ndarray, amounts: np.ndarray, costs: ErrorCosts
+) -> CostCurve | None:
+    """Costs of false alarms and of missed frauds in minor units; None without both frauds and good rows."""
     order = np.argsort(-scores, kind="stable")
     ranked, truth, money = scores[order], labels[order].astype(np.float64), amounts[order]
     ends = np.append(np.flatnonzero(np.diff(ranked)), len(ranked) - 1)
-    caught = np.cumsum(truth)[ends]
-    false_alarms = np.cumsum(1 - truth)[ends]
-    saved = np.cumsum(truth * money)[ends]
-    cost = costs.false_alarm_minor * false_alarms + costs.missed_fraud_share * (
-        float(np.sum(truth * money)) - saved
-    )
     positives, negatives = float(truth.sum()), float((1 - truth).sum())
     if positives == 0 or negatives == 0:
+        return None
+    caught = np.cumsum(truth)[ends]
+    false_alarms = np.cumsum(1 - truth)[ends]
+    missed = float(np.sum(truth * money)) - np.cumsum(truth * money)[ends]
+    cost = costs.false_alarm_minor * false_alarms + costs.missed_fraud_share * missed
+    return CostCurve(ranked[ends], cost, false_alarms / negatives, caught / positives)
+
+
+def operating_points(curve: CostCurve | None, wanted: OperatingPoint) -> dict[str, float]:
+    """The cheapest threshold within the policy's limits, and the cheapest of all; costs in minor units.
+
+    `within_limits` is 1 where one keeps both limits.
+    """
+    if curve is None:
         return {}
-    allowed = (false_alarms / negatives <= wanted.false_positive_rate_max) & (
-        caught / positives >= wanted.fraud_caught_min
+    cost = curve.cost_minor
+    allowed = (curve.false_positive_rate <= wanted.false_positive_rate_max) & (
+        curve.fraud_caught >= wanted.fraud_caught_min
     )
     cheapest = int(np.argmin(cost))
     chosen = int(np.flatnonzero(allowed)[np.argmin(cost[allowed])]) if allowed.any() else cheapest
     result = {"within_limits": float(allowed.any())}
     for name, index in (("chosen", chosen), ("cheapest", cheapest)):
-        result |= {
-            f"{name}_threshold": float(ranked[ends[index]]),
-            f"{name}_false_positive_rate": float(false_alarms[index] / negatives),
-            f"{name}_fraud_caught": float(caught[index] / positives),
-            f"{name}_cost_minor": float(cost[index]),
-        }
+        result |= {f"{name}_{key}": value for key, value in curve.point(index).items()}
     return result

@@ -26,6 +26,9 @@ from jobs.features.days import SeveralDays
 from jobs.features.declarations import (
     ENTITIES,
     FEATURE_VERSION,
+    SEQUENCE_AMOUNTS,
+    SEQUENCE_LENGTH,
+    SEQUENCE_SECONDS,
     VELOCITY,
     Entity,
     Feature,
@@ -71,16 +74,35 @@ def velocity_checks(features: pd.DataFrame, transactions: pd.DataFrame, day: dat
     checks = _row_checks("velocity", features["transaction_id"], set(own["transaction_id"].tolist()))
     checks += _column_checks(features, VELOCITY)
     for entity in ENTITIES:
-        name = max(
-            (feature for feature in VELOCITY if (feature.entity, feature.measure) == (entity, "count")),
-            key=lambda feature: feature.window,
-        )
+        name = _longest_count(entity)
         counted = counts_before(transactions, f"{entity}_id", name.window)[own.index]
         once = features.drop_duplicates("transaction_id").set_index("transaction_id")
         found = once[name.name].reindex(own["transaction_id"])
         unlike = int((found.to_numpy() != counted.to_numpy()).sum())
         checks.append(_at_most(f"{name.name} other than counted here", unlike, 0))
-    return checks
+    return [*checks, *_sequence_checks(features)]
+
+
+def _sequence_checks(features: pd.DataFrame) -> list[Check]:
+    """The last transactions are in order and whole, and as many as the longest window counts."""
+    seconds = features[list(SEQUENCE_SECONDS)].to_numpy(dtype=np.float64)
+    amounts = features[list(SEQUENCE_AMOUNTS)].to_numpy(dtype=np.float64)
+    halves = int((np.isnan(seconds) != np.isnan(amounts)).any(axis=1).sum())
+    since = np.where(np.isnan(seconds), np.inf, seconds)  # a gap is followed by something newer than it
+    unordered = int((since[:, 1:] < since[:, :-1]).any(axis=1).sum())
+    count = _longest_count("customer")
+    wanted = np.minimum(features[count.name], SEQUENCE_LENGTH)
+    unlike = int(((since <= count.window.total_seconds()).sum(axis=1) != wanted).sum())
+    return [
+        _at_most("customer transactions before with a time or an amount alone", halves, 0),
+        _at_most("customer transactions before out of order", unordered, 0),
+        _at_most(f"customer transactions before other than {count.name} says", unlike, 0),
+    ]
+
+
+def _longest_count(entity: Entity) -> Feature:
+    counts = (feature for feature in VELOCITY if (feature.entity, feature.measure) == (entity, "count"))
+    return max(counts, key=lambda feature: feature.window)
 
 
 def counts_before(transactions: pd.DataFrame, key: str, window: timedelta) -> pd.Series:
@@ -124,7 +146,7 @@ def _column_checks(features: pd.DataFrame, declared: tuple[Feature, ...]) -> lis
             unlike = int((column.isna() != few).sum())
             checks.append(_at_most(f"{feature.name} not null {feature.nulls.value}", unlike, 0))
         high = HIGHEST.get(feature.measure, float("inf"))
-        if feature.measure == "seconds_since_last":
+        if feature.measure in ("seconds_since_last", "seconds_before"):
             high = feature.window.total_seconds()
         outside = column.notna() & ~column.between(0.0, high)
         checks.append(_at_most(f"{feature.name} out of range", int(outside.sum()), 0))

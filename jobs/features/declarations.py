@@ -29,6 +29,8 @@ Measure = Literal[
     "amount_deviation",
     "risk",
     "seconds_since_last",
+    "amount_before",
+    "seconds_before",
     "is_new",
     "amount",
     "amount_to_mean",
@@ -42,6 +44,7 @@ ENTITIES: tuple[Entity, ...] = get_args(Entity)
 NIGHT_ENDS = 6  # the last hour of the night, UTC
 SATURDAY = 5  # datetime.weekday()
 OWNER = "payments-risk"
+SEQUENCE_LENGTH = 8  # how many of a customer's last transactions are inputs one by one
 UNITS = {"m": ("minutes", "minute"), "h": ("hours", "hour"), "d": ("days", "day")}
 
 
@@ -51,6 +54,7 @@ class Nulls(StrEnum):
     NEVER = "never"
     EMPTY = "where the window is empty"
     FEW = "where the window holds fewer than two"
+    FEWER = "where there were fewer transactions before"
     NO_ROW = "where no fresh row is stored, or its mean is null or 0"
     NO_SPREAD = "where no fresh row is stored, or it has no deviation"
 
@@ -63,6 +67,7 @@ class Feature(StrictModel):
     tier: Tier
     measure: Measure
     window: timedelta  # 0 where there is none
+    place: int = 0  # of the transaction before that it tells of, 1 the newest; 0 where it tells of no one
     delayed: bool  # the window ends the label delay before as_of
     type: Literal["double"] = "double"
     nulls: Nulls
@@ -76,8 +81,8 @@ class Feature(StrictModel):
 
     @property
     def label(self) -> str:
-        """The window as the name has it, e.g. 7d."""
-        return self.name.rsplit("_", 1)[1]
+        """The window as the name has it, e.g. 7d; a name that ends with a place has none in it."""
+        return f"{self.days}d" if self.place else self.name.rsplit("_", 1)[1]
 
 
 def span(label: str) -> timedelta:
@@ -128,6 +133,25 @@ def _sums(tier: Tier, entity: Entity, labels: str) -> tuple[Feature, ...]:
     )  # fmt: skip
 
 
+def _one_by_one(entity: Entity, measure: Measure, label: str, text: str) -> tuple[Feature, ...]:
+    """One feature for each of the last transactions, the newest first."""
+    return tuple(
+        Feature(
+            name=f"{entity}_{measure}_{place}",
+            entity=entity,
+            tier="velocity",
+            measure=measure,
+            window=span(label),
+            place=place,
+            delayed=False,
+            nulls=Nulls.FEWER,
+            description=f"{text} {entity}'s transaction {place} before the event, 1 is the newest, looking "
+            f"back the last {_words(label)}",
+        )
+        for place in range(1, SEQUENCE_LENGTH + 1)
+    )
+
+
 def _request(
     name: str, measure: Measure, description: str, nulls: Nulls = Nulls.NEVER, window: str = "0d"
 ) -> Feature:
@@ -172,6 +196,8 @@ FEATURES: tuple[Feature, ...] = (
                "seconds since the customer's transaction before, looking back {window}"),
     *_windowed("velocity", "terminal", "seconds_since_last", "24h", Nulls.EMPTY,
                "seconds since the terminal's transaction before, looking back {window}"),
+    *_one_by_one("customer", "amount_before", "30d", "amount of the"),
+    *_one_by_one("customer", "seconds_before", "30d", "seconds since the"),
     *_windowed("velocity", "pair", "is_new", "30d", Nulls.NEVER,
                "1 where the customer was not at the terminal in {window}"),
     _request("customer_missing", "missing", "1 where no fresh row of the customer is stored"),
@@ -183,6 +209,13 @@ MODEL_FEATURES: tuple[str, ...] = tuple(feature.name for feature in FEATURES)
 STORED_FEATURES: tuple[str, ...] = tuple(feature.name for feature in FEATURES if feature.tier == "batch")
 VELOCITY: tuple[Feature, ...] = tuple(feature for feature in FEATURES if feature.tier == "velocity")
 VELOCITY_FEATURES: tuple[str, ...] = tuple(feature.name for feature in VELOCITY)
+# the customer's last transactions, the newest first: what a model of sequences reads
+SEQUENCE_AMOUNTS: tuple[str, ...] = tuple(
+    feature.name for feature in VELOCITY if feature.measure == "amount_before"
+)
+SEQUENCE_SECONDS: tuple[str, ...] = tuple(
+    feature.name for feature in VELOCITY if feature.measure == "seconds_before"
+)
 # Present in every stored row of the entity, so their absence means that there is no row.
 PRESENCE: dict[str, str] = {
     "customer": "customer_count_30d",

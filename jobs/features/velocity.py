@@ -7,6 +7,8 @@ file brought after its day was not seen in time: such an event has features and 
 
 A window's sums are the difference of two running sums, up to its two ends: the work does not grow with the
 number of rows in a window, so a terminal with a fifth of all rows costs what its rows cost.
+The last transactions one by one: each has the list of itself and those before it, and an event takes the list
+of the last one strictly before it, which is the greatest such list.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from datetime import date, timedelta
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F  # noqa: N812 - the name every Spark reader knows
 
-from jobs.features.declarations import VELOCITY, VELOCITY_FEATURES, Feature
+from jobs.features.declarations import SEQUENCE_LENGTH, VELOCITY, VELOCITY_FEATURES, Feature
 from jobs.features.sums import FIGURES, everything_until, measured, microseconds, squared, total
 from jobs.features.windows import first_day_seen
 
@@ -26,6 +28,7 @@ DAY = timedelta(days=1)
 # windows of sums look back so far; what only asks for the last event before looks back further
 SUM_DAYS = max(-(-feature.window // DAY) for feature in VELOCITY if feature.measure in FIGURES)
 HISTORY_DAYS = max(-(-feature.window // DAY) for feature in VELOCITY)
+ENTRY = "if(in_time, struct(at, amount), NULL)"  # of a list
 
 
 def velocity_features(transactions: DataFrame, days: Collection[date]) -> DataFrame:
@@ -49,11 +52,14 @@ def velocity_features(transactions: DataFrame, days: Collection[date]) -> DataFr
         F.col("amount_minor").alias("amount"),
         squared("amount_minor").alias("squares"),
     )
-    older = rows.filter((F.col("day") < F.lit(recent_from)) & F.col("in_time"))
+    older = None if whole else rows.filter((F.col("day") < F.lit(recent_from)) & F.col("in_time"))
     found = rows.filter(F.col("day") >= F.lit(recent_from)).drop("day")
     # pairs before terminals: they lie together where the customers do
-    for entity in ("customer", "pair", "terminal"):
-        found = _with_features(found, None if whole else older, entity)
+    for entity in ("customer", "pair"):
+        found = _with_features(found, older, entity)
+    # apart from the customer's sums: one method for both would be too long for Java to compile
+    one_by_one = {feature.name: _of_one(feature) for feature in VELOCITY if feature.place}
+    found = _with_features(found.withColumns(one_by_one).drop("list"), older, "terminal")
     moment = F.timestamp_micros("at")
     return found.filter("asked").select(
         F.to_date(moment).alias("day"), "transaction_id", moment.alias("event_time"), *VELOCITY_FEATURES
@@ -64,17 +70,46 @@ def _with_features(rows: DataFrame, older: DataFrame | None, entity: str) -> Dat
     keys = KEYS[entity]
     declared = [feature for feature in VELOCITY if feature.entity == entity]
     sums = [feature for feature in declared if feature.measure in FIGURES]
-    last = [feature for feature in declared if feature.measure not in FIGURES]
+    listed = [feature for feature in declared if feature.place]
+    last = [feature for feature in declared if feature.measure not in FIGURES and not feature.place]
     edges = dict(_edges(keys, sums))
+    if listed:
+        rows = rows.withColumn("itself", _itself_and_before(keys))
+        edges["list"] = F.max("itself").over(everything_until(keys, 0))
     if last:
         edges["last"] = F.max(F.when(F.col("in_time"), F.col("at"))).over(everything_until(keys, 0))
     rows = rows.withColumns(edges)
     if older is not None and any(feature.window > SUM_DAYS * DAY for feature in last):
-        before = older.groupBy(*keys).agg(F.max("at").alias("last_older"))
+        before = older.groupBy(*keys).agg(
+            F.max("at").alias("last_older"), *([_newest().alias("list_older")] if listed else [])
+        )
         rows = rows.join(before, keys, "left").withColumn("last", F.coalesce("last", "last_older"))
+        if listed:
+            rows = rows.withColumn("list", _one_list("list", "list_older"))
     features = {feature.name: _windowed(feature) for feature in sums}
     features |= {feature.name: _since(feature) for feature in last}
-    return rows.withColumns(features).drop("last", "last_older", *edges)
+    done = [name for name in edges if name != "list"]
+    return rows.withColumns(features).drop("last_older", "itself", "list_older", *done)
+
+
+def _itself_and_before(keys: list[str]) -> Column:
+    """(time, amount) of a row in time and of those in time before it, the newest first."""
+    in_order = f"PARTITION BY {', '.join(keys)} ORDER BY at, amount"
+    before = (
+        F.expr(f"lag({ENTRY}, {distance}) IGNORE NULLS OVER ({in_order})")
+        for distance in range(1, SEQUENCE_LENGTH)
+    )
+    return F.when(F.col("in_time"), F.array(F.expr(ENTRY), *before))
+
+
+def _newest() -> Column:
+    """The newest of a group of rows in time, as such a list."""
+    return F.max_by(F.expr(ENTRY), F.expr(ENTRY), SEQUENCE_LENGTH)
+
+
+def _one_list(newer: str, older: str) -> Column:
+    """Two lists as one without gaps."""
+    return F.array_compact(F.concat(*(F.coalesce(name, F.array()) for name in (newer, older))))
 
 
 def _edges(keys: list[str], features: list[Feature]) -> Iterator[tuple[str, Column]]:
@@ -107,3 +142,11 @@ def _since(feature: Feature) -> Column:
     if feature.measure == "is_new":
         return inside.isNull().cast("double")
     return inside.cast("double") / F.lit(1e6)
+
+
+def _of_one(feature: Feature) -> Column:
+    """What one of the last transactions says, where it lies in the window."""
+    before = F.get("list", F.lit(feature.place - 1))
+    elapsed = F.col("at") - before["at"]
+    said = before["amount"] / F.lit(100.0) if feature.measure == "amount_before" else elapsed / F.lit(1e6)
+    return F.when(elapsed <= microseconds(feature.window), said)

@@ -3,7 +3,7 @@
 In: events. Out: velocity features as of each. Reading and recording are one script for the customer and one
 for the terminal, sent in one round trip; the keys of a script share a hash tag, so a cluster can run it.
 An entity's keys, NAME being customer or terminal; times and ids are 8 bytes each, big-endian, so that they
-sort as numbers do, and the transaction's id is text:
+sort as numbers do (amounts too, which are never negative), and the transaction's id is text:
     velocity:{NAME:ID}:events   sorted set: time, amount as a double, the other entity's id, transaction_id
     velocity:{NAME:ID}:known    set of transaction ids: an event counts once for the entity
     velocity:{NAME:ID}:sums     hash: bucket of nine minutes -> count, sum and sum of squares of its amounts
@@ -49,10 +49,11 @@ BIAS = 1 << 63  # times before 1970 sort before the others too
 UNSIGNED = struct.Struct(">Q")
 MEMBER = struct.Struct(">QdQ")
 SUMS = struct.Struct(">ddd")
+LATEST = struct.Struct(">Qd")
 
 # KEYS: events, known, sums, pairs (customers only)
 # ARGV: the memory's start, its seconds, how many events, they; then the event's time, the lookback's start,
-#       the pair looked for from and to, the window starts, the nearest first
+#       how many of the last events, the pair looked for from and to, the window starts, the nearest first
 COMMON = """
 local events, known, sums, pairs_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local function bucket_of(time)
@@ -67,9 +68,13 @@ end
 """
 READ = """
 local answer, first = {}, 4 + ARGV[3]
-local moment, lookback, pair_from, pair_to = ARGV[first], ARGV[first + 1], ARGV[first + 2], ARGV[first + 3]
-local newest = redis.call('ZREVRANGEBYLEX', events, '(' .. moment, '[' .. lookback, 'LIMIT', 0, 1)[1]
-answer[1] = newest and string.sub(newest, 1, 8) or ''
+local moment, lookback, pair_from, pair_to = ARGV[first], ARGV[first + 1], ARGV[first + 3], ARGV[first + 4]
+local most = ARGV[first + 2]
+local latest = redis.call('ZREVRANGEBYLEX', events, '(' .. moment, '[' .. lookback, 'LIMIT', 0, most)
+for place, member in ipairs(latest) do
+    latest[place] = string.sub(member, 1, 16)
+end
+answer[1] = table.concat(latest)
 local pair = pairs_key
     and redis.call('ZREVRANGEBYLEX', pairs_key, '(' .. pair_to, '[' .. pair_from, 'LIMIT', 0, 1)[1]
 answer[2] = pair and string.sub(pair, 9, 16) or ''
@@ -96,7 +101,7 @@ local function add_buckets(first_bucket, last_bucket)
     end
 end
 local to = moment
-for place = first + 4, #ARGV do
+for place = first + 5, #ARGV do
     local from = ARGV[place]
     count, total, squares = 0, 0, 0
     local low, high = bucket_of(from) + 1, bucket_of(to)
@@ -232,19 +237,22 @@ def _member(moment: int, amount: float, other: int, transaction_id: int) -> byte
     return MEMBER.pack(moment + BIAS, amount, other) + str(transaction_id).encode()
 
 
-def _asked(plan: EntityPlan, moment: int, other: int) -> list[bytes]:
+def _asked(plan: EntityPlan, moment: int, other: int) -> list[bytes | int]:
     """What READ wants to know of an event."""
     pair = UNSIGNED.pack(other)
     return [
         _time(moment),
         _time(moment - plan.lookback),
+        plan.latest,
         pair + _time(moment - PAIR_LOOKBACK),
         pair + _time(moment),
         *map(_time, plan.bounds(moment)),
     ]
 
 
-def _call(plan: EntityPlan, key: int, bound: int, members: list[bytes], asked: list[bytes]) -> list[Any]:
+def _call(
+    plan: EntityPlan, key: int, bound: int, members: list[bytes], asked: list[bytes | int]
+) -> list[Any]:
     """Keys and arguments of a script for one entity."""
     tag = f"velocity:{{{plan.entity}:{key}}}:"
     keys = [tag + "events", tag + "known", tag + "sums"]
@@ -255,7 +263,8 @@ def _call(plan: EntityPlan, key: int, bound: int, members: list[bytes], asked: l
 
 
 def _found(answer: list[bytes]) -> Sums:
-    return Sums([SUMS.unpack(ring) for ring in answer[2:]], _moment(answer[0]))
+    latest = [(time_before - BIAS, amount) for time_before, amount in LATEST.iter_unpack(answer[0])]
+    return Sums([SUMS.unpack(ring) for ring in answer[2:]], latest)
 
 
 def _writes(chunk: list[Row], now: int) -> tuple[list[list[Any]], int]:

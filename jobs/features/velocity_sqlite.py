@@ -22,7 +22,6 @@ from jobs.features.velocity_store import (
     MICROSECOND,
     PAIR_LOOKBACK,
     PLANS,
-    EntityPlan,
     Event,
     Row,
     Sums,
@@ -67,13 +66,16 @@ CACHE_KIB = 65_536
 
 
 def _query() -> str:
-    """One statement for everything about an event: three numbers per ring, then the newest times.
+    """One statement for everything about an event: three numbers per ring, the pair's newest time, and then
+    time, amount and the entity's number of each of the last events, as many as there are.
 
     Parameters: 1 customer, 2 terminal, 3 the event's time, then each entity's window starts and lookback.
     """
-    parts = []
+    parts, latest = [], []
     place = 4
-    for key, plan in zip(("customer_id = ?1", "terminal_id = ?2"), PLANS.values(), strict=True):
+    for number, (key, plan) in enumerate(
+        zip(("customer_id = ?1", "terminal_id = ?2"), PLANS.values(), strict=True)
+    ):
         end = 3
         for _ in plan.windows:
             parts.append(
@@ -81,16 +83,16 @@ def _query() -> str:
                 f"WHERE {key} AND time >= ?{place} AND time < ?{end}"
             )
             end, place = place, place + 1
-        parts.append(
-            f"SELECT max(time), 0, 0 FROM events WHERE {key} "  # noqa: S608
-            f"AND time >= ?{place} AND time < ?3"
+        latest.append(
+            f"SELECT * FROM (SELECT time, amount, {number} FROM events WHERE {key} "  # noqa: S608
+            f"AND time >= ?{place} AND time < ?3 ORDER BY time DESC, amount DESC LIMIT {plan.latest})"
         )
         place += 1
     parts.append(
         "SELECT max(time), 0, 0 FROM events WHERE customer_id = ?1 AND terminal_id = ?2 "  # noqa: S608
         f"AND time >= ?{place} AND time < ?3"
     )
-    return " UNION ALL ".join(parts)
+    return " UNION ALL ".join([*parts, *latest])
 
 
 QUERY = _query()
@@ -180,13 +182,12 @@ def _features(moment: int, rows: list[tuple[Any, ...]]) -> list[float]:
     found: dict[Entity, Sums] = {}
     place = 0
     for entity, plan in PLANS.items():
-        found[entity], place = _sums(plan, rows, place)
+        found[entity] = Sums(rows[place : place + len(plan.windows)], [])
+        place += len(plan.windows)
+    latest = [sums.latest for sums in found.values()]
+    for time_before, amount, number in rows[place + 1 :]:
+        latest[number].append((time_before, amount))
     return velocity_of(moment, found, rows[place][0])
-
-
-def _sums(plan: EntityPlan, rows: list[tuple[Any, ...]], place: int) -> tuple[Sums, int]:
-    end = place + len(plan.windows)
-    return Sums([(row[0], row[1], row[2]) for row in rows[place:end]], rows[end][0]), end + 1
 
 
 def _in_turn(connection: sqlite3.Connection, statement: str, rows: Sequence[tuple[float, ...]]) -> int:

@@ -17,7 +17,14 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Protocol
 
 from jobs.conf.settings import Settings
-from jobs.features.declarations import ENTITIES, VELOCITY, VELOCITY_FEATURES, Entity, velocity_memory
+from jobs.features.declarations import (
+    ENTITIES,
+    VELOCITY,
+    VELOCITY_FEATURES,
+    Entity,
+    Feature,
+    velocity_memory,
+)
 from jobs.features.measures import measure
 
 if TYPE_CHECKING:
@@ -27,6 +34,7 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)
 SECOND = 1_000_000
 Row = tuple[int, int, int, int, float]  # transaction, microseconds, customer, terminal, minor units
+OF_ONE = ("seconds_since_last", "amount_before", "seconds_before")  # measures of one earlier event
 GRACE = timedelta(days=1)  # how much later than a newer one an event may come and still find all of its past
 
 
@@ -71,11 +79,12 @@ class VelocityStore(Protocol):
 class Sums:
     """What a store finds of one entity before an event, times in microseconds since 1970.
 
-    `rings` has (count, sum, sum of squares) of each stretch between two window starts, the nearest first.
+    `rings` has (count, sum, sum of squares) of each stretch between two window starts, the nearest first;
+    `latest` has (time, amount) of the last events, the newest first and of one instant the larger first.
     """
 
     rings: list[tuple[float, float, float]]
-    newest: int | None
+    latest: list[tuple[int, float]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +93,8 @@ class EntityPlan:
 
     entity: Entity
     windows: tuple[int, ...]  # of the sums in microseconds, the shortest first
-    lookback: int  # microseconds in which the newest event matters
+    latest: int  # how many of the last events matter
+    lookback: int  # microseconds in which they do
     memory: int  # microseconds that are kept before the newest event
 
     def bounds(self, moment: int) -> list[int]:
@@ -111,15 +121,19 @@ def _width(window: timedelta) -> int:
     return window // MICROSECOND
 
 
+def _turn(feature: Feature) -> int:
+    """Which of the last events a feature tells of, 0 the newest."""
+    return max(feature.place - 1, 0)
+
+
 def _plan(entity: Entity) -> EntityPlan:
     own = [feature for feature in VELOCITY if feature.entity == entity]
-    last = [_width(feature.window) for feature in own if feature.measure == "seconds_since_last"]
+    last = [feature for feature in own if feature.measure in OF_ONE]
     return EntityPlan(
         entity=entity,
-        windows=tuple(
-            sorted({_width(feature.window) for feature in own if feature.measure != "seconds_since_last"})
-        ),
-        lookback=max(last, default=0),
+        windows=tuple(sorted({_width(feature.window) for feature in own if feature.measure not in OF_ONE})),
+        latest=max((_turn(feature) + 1 for feature in last), default=0),
+        lookback=max((_width(feature.window) for feature in last), default=0),
         memory=_width(velocity_memory(entity) + GRACE),
     )
 
@@ -131,15 +145,16 @@ SUMS = {
     entity: [
         (PLACES[feature.name], feature.measure, plan.windows.index(_width(feature.window)))
         for feature in VELOCITY
-        if feature.entity == entity and feature.measure != "seconds_since_last"
+        if feature.entity == entity and feature.measure not in OF_ONE
     ]
     for entity, plan in PLANS.items()
 }
+# (place in the answer, which of the last events, whether its amount is asked for, how far back)
 LAST = {
     entity: [
-        (PLACES[feature.name], _width(feature.window))
+        (PLACES[feature.name], _turn(feature), feature.measure == "amount_before", _width(feature.window))
         for feature in VELOCITY
-        if feature.entity == entity and feature.measure == "seconds_since_last"
+        if feature.entity == entity and feature.measure in OF_ONE
     ]
     for entity in ENTITIES
 }
@@ -158,10 +173,11 @@ def velocity_of(moment: int, found: dict[Entity, Sums], newest_of_pair: int | No
             windows.append((count, total, squares))
         for place, name, window in SUMS[entity]:
             values[place] = measure(name, *windows[window])
-        if sums.newest is not None:
-            for place, width in LAST[entity]:
-                if moment - sums.newest <= width:
-                    values[place] = (moment - sums.newest) / SECOND
+        for place, turn, of_amount, width in LAST[entity]:
+            if turn < len(sums.latest):
+                time, amount = sums.latest[turn]
+                if moment - time <= width:
+                    values[place] = amount / 100 if of_amount else (moment - time) / SECOND
     for place, width in NEW:
         values[place] = float(newest_of_pair is None or moment - newest_of_pair > width)
     return values

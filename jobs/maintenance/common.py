@@ -23,6 +23,7 @@ from jobs.lake.store import Lake
 from jobs.lake.tables import Table
 
 DAY_LENGTH = len("2026-01-31")
+TRAINING_PIN = "run."  # pins of a training run: this, and the run's name
 
 
 class MaintenanceParams(DayParams):

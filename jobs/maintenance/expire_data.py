@@ -6,7 +6,7 @@ raw: landed objects that are not the newest version of their day;
 work: files of a day, and folders of training runs;
 reports: Data Docs pages with their stored results, and drift reports;
 pins: those of training runs that were never registered and whose folder is gone. A registered version keeps
-its pins, whatever its alias or age. Pins of others are not touched.
+its pins until archive_versions lets go of them. Pins of others are not touched.
 Files go once their day and their last change are both old; the ledger keeps a row of each landed version.
 Errors: SluiceError where the policy would delete predictions that monitoring still compares with labels, and,
 after everything else is done, where pins must be judged and MLflow does not answer.
@@ -33,6 +33,7 @@ from jobs.lake.staging import StagedLake
 from jobs.lake.store import Lake, lake_of
 from jobs.lake.tables import LANDED_FILES, PINS, PREDICTIONS, QUARANTINE, Table
 from jobs.maintenance.common import (
+    TRAINING_PIN,
     MaintenanceParams,
     Removed,
     day_of,
@@ -46,7 +47,6 @@ READS = ("predictions", "quarantine", "pins", "registry")
 WRITES = ("expired_data",)
 
 TRAINING = "training"  # folder of the training runs in work/
-TRAINING_PIN = "run."  # pins of a training run: this, and the run's name
 log = logging.getLogger(__name__)
 
 
@@ -153,19 +153,10 @@ def abandoned_pins(settings: Settings, lake: Lake, before: date) -> list[str]:
 
 def registered_runs(settings: Settings) -> set[str]:
     """Training runs that have a version in the registry, blocked ones included."""
-    from jobs.promotion.state import TAG_RUN, registry_client, registry_errors
+    from jobs.promotion.state import TAG_RUN, read_versions, registry_client
 
-    client, token = registry_client(settings), None
-    runs: set[str] = set()
-    while True:
-        with registry_errors():
-            found = client.search_model_versions(
-                f"name='{settings.model_name}'", max_results=1_000, page_token=token
-            )
-        runs.update(version.tags[TAG_RUN] for version in found if TAG_RUN in version.tags)
-        token = found.token
-        if not token:
-            return runs
+    versions = read_versions(registry_client(settings), settings.model_name)
+    return {version.tag(TAG_RUN) for version in versions}
 
 
 def check_policy(settings: Settings) -> None:

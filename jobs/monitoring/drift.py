@@ -50,7 +50,9 @@ WRITES: tuple[str, ...] = ("monitoring",)
 
 VARIANTS = ("champion", "canary", "holdout", "rules")
 CALENDAR = ("is_weekend",)  # it selects the reference rows, so it says nothing
-NULL_BY_WINDOW = {feature.name for feature in FEATURES if feature.nulls in (Nulls.EMPTY, Nulls.FEW)}
+NULL_BY_WINDOW = {
+    feature.name for feature in FEATURES if feature.nulls in (Nulls.EMPTY, Nulls.FEW, Nulls.FEWER)
+}
 RARE = 0.01  # share of rows with a value
 REPORT_ROWS = 20_000
 SCORE = "score"

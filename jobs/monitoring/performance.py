@@ -6,7 +6,8 @@ and recall at the policy's FPR with the interval of their difference, alerts a d
 amount that was stopped, and PR-AUC per slice of the contract.
 Days differ more than rows do (a compromised terminal is a run of frauds), so the bootstrap draws days, and
 rows within them. Fewer days or frauds than needed are `unknown`, and so is a window of which a day's
-chargebacks are not merged: a silent feed must not look like a collapse.
+chargebacks are not merged: a silent feed must not look like a collapse. Rows of cards that were known to be
+compromised count as little as among the reference rows.
 Errors: none for missing data; SluiceError where MLflow does not answer.
 """
 
@@ -24,12 +25,18 @@ from jobs.conf.contract import contract_of
 from jobs.conf.policy import Policy, policy_of
 from jobs.conf.settings import Settings
 from jobs.core import DayParams, Receipt, Stopwatch, midnight
-from jobs.evaluation.labels import latest_labels, matured_days, missing_label_days, named_days
+from jobs.evaluation.labels import (
+    latest_labels,
+    matured_days,
+    missing_label_days,
+    named_days,
+    of_known_cards,
+)
 from jobs.evaluation.metrics import Ranking, recall_at_fpr
 from jobs.evaluation.slices import SLICES
 from jobs.features.declarations import MODEL_FEATURES
 from jobs.lake.store import Lake, lake_of
-from jobs.lake.tables import LABELS, PREDICTIONS
+from jobs.lake.tables import LABELS, PREDICTIONS, TRANSACTIONS
 from jobs.monitoring.features_logged import with_features
 from jobs.monitoring.figures import (
     ALERT,
@@ -68,10 +75,18 @@ def labelled(predictions: pd.DataFrame, labels: pd.DataFrame, end: pd.Timestamp)
     return predictions.assign(is_fraud=found)
 
 
+def known_frauds(lake: Lake, labels: pd.DataFrame, earliest: date, end: pd.Timestamp) -> pd.DataFrame:
+    """customer_id and known_at of every fraud among the labels, of transactions since `earliest`."""
+    latest = latest_labels(labels, end)
+    frauds = latest[latest["is_fraud"] == 1].rename(columns={"available_at": "known_at"})
+    payers = lake.read(TRANSACTIONS, first=earliest, columns=["transaction_id", "customer_id"]).to_pandas()
+    return frauds.merge(payers.drop_duplicates("transaction_id"), on="transaction_id")
+
+
 def live_rows(lake: Lake, version: str, first: date, last: date) -> pd.DataFrame:
     """One answer of the version per transaction of the days, with amount and features."""
-    columns = ["day", "transaction_id", "event_time", "amount_minor", "model_version", "variant",
-               "score", "error", "served_at", "features"]  # fmt: skip
+    columns = ["day", "transaction_id", "customer_id", "event_time", "amount_minor", "model_version",
+               "variant", "score", "error", "served_at", "features"]  # fmt: skip
     rows = lake.read(PREDICTIONS, first=first, last=last, columns=columns).to_pandas()
     rows = rows[rows["model_version"].eq(version) & rows["variant"].isin(VARIANTS)]
     rows = rows[rows["error"].fillna("").eq("") & rows["score"].notna()]
@@ -245,9 +260,13 @@ def run(params: Params, settings: Settings) -> Receipt:
         figures = [Figure(metric="pr_auc", subject="all", status=UNKNOWN, detail=why)]
     else:
         rows = live_rows(lake, champion.version, first, last)
-        labels = lake.read(LABELS, first=first, last=params.day).to_pandas()
+        known_card_days = policy.training.known_card_days
+        labels_from = first - timedelta(days=known_card_days + 1)
+        labels = lake.read(LABELS, first=labels_from, last=params.day).to_pandas()
         end = pd.Timestamp(midnight(params.day + timedelta(days=1)))
+        frauds = known_frauds(lake, labels, labels_from - timedelta(days=contract.labels.maturity_days), end)
         live = labelled(rows, labels, end)
+        live = live[~of_known_cards(live, frauds, known_card_days)].reset_index(drop=True)
         begin = min(rows["day"], default=last)
         missing = missing_label_days(lake, begin, params.day, contract.labels)
         if missing:

@@ -4,20 +4,20 @@ In: the version, who, when (ISO instant). Out: tags sluice.approved_by, sluice.a
 sluice.approved_version and sluice.approved_promotion. An approval is bound to one promotion of one version
 (given before the version is offered: to its next one), expires (policy), and opens no gate that found a
 fault.
-Errors: SluiceError where there is no such version or the instant is not usable; GateClosed where the gate
-blocked the version or its author approves it.
+Errors: SluiceError where there is no such version or the instant cannot be read; GateClosed where the gate
+blocked the version, its author approves it or is not known, or the instant is too old or still to come.
 """
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 from pydantic import Field
 
 from jobs.conf.policy import policy_of
 from jobs.conf.settings import Settings
 from jobs.core import JobParams, Receipt, SluiceError, Stopwatch
-from jobs.promotion.record import closed, instant
+from jobs.promotion.record import age_problem, author_problem, closed, instant
 from jobs.promotion.state import (
     GATE_AUTOMATIC,
     GATE_PERSON,
@@ -25,7 +25,6 @@ from jobs.promotion.state import (
     TAG_APPROVED_BY,
     TAG_APPROVED_PROMOTION,
     TAG_APPROVED_VERSION,
-    TAG_AUTHOR,
     TAG_GATE,
     TAG_GATE_REASON,
     TAG_PROMOTION,
@@ -44,7 +43,7 @@ WRITES: tuple[str, ...] = ("registry",)
 
 class Params(JobParams):
     version: str = Field(pattern=r"^\d+$", description="version of the registered model")
-    person: str = Field(min_length=1, description="who approves")
+    person: str = Field(pattern=r"\S", description="who approves")
     at: str = Field("", description="ISO instant of the approval, now where empty")
 
 
@@ -58,20 +57,17 @@ def run(params: Params, settings: Settings) -> Receipt:
     if state.tag(TAG_GATE) not in (GATE_AUTOMATIC, GATE_PERSON):
         reason = state.tag(TAG_GATE_REASON) or "no gate evidence"
         raise closed("gate", f"the gate is closed ({reason}); an approval cannot open it", where)
-    if params.person == state.tag(TAG_AUTHOR):
-        raise closed("approver", f"{params.person} is the author: somebody else must approve", where)
+    if problem := author_problem(state, params.person):
+        raise closed("approver", problem, where)
     at = instant(params.at or now_text())
-    now = datetime.now(UTC)
-    if at > now + timedelta(minutes=5):
-        raise SluiceError(f"{where}: the approval lies in the future ({at.isoformat()})")
-    if now - at > timedelta(days=policy_of(settings).approval.expires_days):
-        raise closed("approval", f"an approval of {at.isoformat()} has already expired", where)
+    if problem := age_problem(at.isoformat(), policy_of(settings), datetime.now(UTC)):
+        raise closed("approval", problem, where)
     promotion = state.tag(TAG_PROMOTION_ID) if state.tag(TAG_PROMOTION) in UNDER_WAY else ""
     tags = {
         **({TAG_APPROVED_PROMOTION: promotion} if promotion else {}),
         TAG_APPROVED_VERSION: params.version,
         TAG_APPROVED_AT: at.isoformat(timespec="milliseconds"),
-        TAG_APPROVED_BY: params.person,  # last: without it there is no approval
+        TAG_APPROVED_BY: params.person.strip(),  # last: without it there is no approval
     }
     # first the name goes: half an approval must not borrow an earlier person's
     remove_tags(client, name, state, TAG_APPROVED_BY, TAG_APPROVED_PROMOTION)

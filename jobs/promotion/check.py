@@ -3,10 +3,11 @@
 In: a version that the alias `challenger` was given to. Out: the version marked `offered` with a promotion
 id, and the row `check` of the record. The bundle is fetched, loaded, and queried with the version's own
 test rows before a single request meets it.
-Errors: GateClosed where the version is refused: it does not exist, its gate is blocked or missing, it is
-champion already, the gate judged it against another champion than the present one, alias champion points
-at a version that serving does not accept, its bundle does not answer or is not the evaluated one, or its
-features are of another version than the current ones. A refusal takes the alias `challenger` away from it.
+Errors: GateClosed where the version is refused: it does not exist, it is archived, its gate is blocked or
+missing, it is champion already, the gate judged it against another champion than the present one, alias
+champion points at a version that serving does not accept, its bundle does not answer or is not the evaluated
+one, or its features are of another version than the current ones. A refusal takes the alias `challenger`
+away from it.
 """
 
 from __future__ import annotations
@@ -63,6 +64,9 @@ def check_state(
         return [_failed("version", "there is no such version; look it up in MLflow")]
     gate, reason = state.tag(registry.TAG_GATE), state.tag(registry.TAG_GATE_REASON)
     checks = []
+    archived = state.tag(registry.TAG_ARCHIVED)
+    if archived:
+        checks.append(_failed("archived", registry.archived_text(archived)))
     if challenger not in (None, state.version):
         checks.append(_failed("challenger", f"version {challenger} is the challenger now"))
     if gate in (registry.GATE_AUTOMATIC, registry.GATE_PERSON):

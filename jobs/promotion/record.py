@@ -34,6 +34,7 @@ from jobs.promotion.state import (
 )
 
 CHECK_ROW, PROMOTE_ROW, ROLL_BACK_ROW = "check", "promote", "roll_back"
+CLOCKS_APART = timedelta(minutes=5)  # by which an approval may seem to come from the future
 
 
 class StepRow(StrictModel):
@@ -139,20 +140,42 @@ def require_evidence(state: VersionState, champion: str, where: str) -> None:
         raise closed("evidence", problem, where)
 
 
+def author_problem(state: VersionState, person: str) -> str:
+    """Why this person may not approve the version: its author may not, under no spelling of the name."""
+    author = state.tag(TAG_AUTHOR).strip()
+    if not author:
+        return "its author is not known, so nobody can be told to be another: train again"
+    same = person.strip().casefold() == author.casefold()
+    return f"{person.strip()} is the author: somebody else must approve" if same else ""
+
+
+def age_problem(at: str, policy: Policy, now: datetime) -> str:
+    """Why an approval of this instant does not hold now."""
+    try:
+        age = now - instant(at)
+    except SluiceError as error:
+        return f"the approval's instant {error}"
+    if age < -CLOCKS_APART:
+        return f"the approval's instant lies in the future ({at})"
+    if age > timedelta(days=policy.approval.expires_days):
+        return f"the approval of {at} has expired: approve again"
+    return ""
+
+
 def approval_problem(state: VersionState, policy: Policy, now: datetime, *, has_champion: bool) -> str:
     """Why the approval that this version needs does not hold; empty where it does or none is needed."""
     if not needs_person(state, has_champion):
         return ""
-    person, at = state.tag(TAG_APPROVED_BY), state.tag(TAG_APPROVED_AT)
+    person, at = state.tag(TAG_APPROVED_BY).strip(), state.tag(TAG_APPROVED_AT)
     if not person or not at:
         return "a person must approve this version first: `sluice record_approval`"
-    if state.tag(TAG_APPROVED_VERSION) not in ("", state.version):
-        return f"the approval by {person} was given to version {state.tag(TAG_APPROVED_VERSION)}"
-    if person == state.tag(TAG_AUTHOR):
-        return f"{person} is the author: somebody else must approve"
-    age = now - instant(at)
-    if age > timedelta(days=policy.approval.expires_days):
-        return f"the approval by {person} of {at} has expired: approve again"
+    given_to = state.tag(TAG_APPROVED_VERSION)
+    if given_to != state.version:
+        what = f"was given to version {given_to}" if given_to else "names no version"
+        return f"the approval by {person} {what}"
+    problem = author_problem(state, person) or age_problem(at, policy, now)
+    if problem:
+        return problem
     if state.tag(TAG_APPROVED_PROMOTION) != state.tag(TAG_PROMOTION_ID):
         return f"the approval by {person} was given to an earlier promotion of it: approve again"
     return ""

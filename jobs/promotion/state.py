@@ -50,6 +50,7 @@ TAG_STEP: Final = "sluice.step"
 TAG_STEP_STARTED_AT: Final = "sluice.step_started_at"
 TAG_PERCENT: Final = "sluice.percent"
 TAG_PREVIOUS: Final = "sluice.previous"  # the champion that this version replaced
+TAG_ARCHIVED: Final = "sluice.archived"  # the day for which maintenance let go of what it was trained on
 
 GATE_AUTOMATIC: Final = "automatic"
 GATE_PERSON: Final = "person decides"
@@ -84,6 +85,7 @@ class VersionState(StrictModel):
     run_id: str
     source: str
     tags: dict[str, str]
+    registered_at: datetime
 
     def tag(self, name: str) -> str:
         return self.tags.get(name, "")
@@ -193,11 +195,38 @@ def read_version(client: MlflowClient, model_name: str, version: str) -> Version
             if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
                 return None
             raise
+    return _state_of(found)
+
+
+def read_versions(client: MlflowClient, model_name: str) -> list[VersionState]:
+    """All versions, the latest first; none where the model is not registered yet."""
+    from mlflow.exceptions import MlflowException
+
+    found: list[VersionState] = []
+    token = None
+    while True:
+        with registry_errors():
+            try:
+                page = client.search_model_versions(
+                    f"name='{model_name}'", max_results=1_000, page_token=token
+                )
+            except MlflowException as error:
+                if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                    return []
+                raise
+        found += [_state_of(each) for each in page]
+        token = page.token
+        if not token:
+            return sorted(found, key=lambda each: int(each.version), reverse=True)
+
+
+def _state_of(found: Any) -> VersionState:
     return VersionState(
         version=str(found.version),
         run_id=str(found.run_id or ""),
         source=str(found.source or ""),
         tags={str(key): str(value) for key, value in found.tags.items()},
+        registered_at=datetime.fromtimestamp(found.creation_timestamp / 1000, UTC),
     )
 
 
@@ -312,6 +341,11 @@ def remove_alias(client: MlflowClient, model_name: str, alias: str, version: str
         return
     with registry_errors():
         client.delete_registered_model_alias(model_name, alias)
+
+
+def archived_text(day: str) -> str:
+    """What is to be done about a version that was archived."""
+    return f"it was archived as of {day}, and the tables that it was trained on may be gone: train again"
 
 
 def needs_person(state: VersionState, has_champion: bool) -> bool:

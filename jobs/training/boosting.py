@@ -6,12 +6,16 @@ In: float32 matrices with NaN for missing values, labels 0/1. Out: an XGBoost bo
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import xgboost
 from xgboost.callback import TrainingCallback
 
+from jobs.training.run_folder import replacing
+
+BOOSTER_FILE = "xgboost/model.ubj"  # in the folder of a run
 FIXED = {"objective": "binary:logistic", "tree_method": "hist", "max_bin": 128, "verbosity": 0}
 
 
@@ -31,7 +35,27 @@ def fit_booster(
     threads: int,
     callbacks: Sequence[TrainingCallback] = (),
 ) -> xgboost.Booster:
-    """Boost for a number of rounds.
+    """Boost for a number of rounds; see `boost`."""
+    data = training_matrix(matrix, labels, threads)
+    return boost(data, labels, chosen, rounds, seed=seed, threads=threads, callbacks=callbacks)
+
+
+def training_matrix(matrix: np.ndarray, labels: np.ndarray, threads: int) -> xgboost.QuantileDMatrix:
+    """The rows in bins: the same for all parameters, and a good part of the time of a short trial."""
+    return xgboost.QuantileDMatrix(matrix, labels, nthread=threads, max_bin=FIXED["max_bin"])
+
+
+def boost(
+    data: xgboost.QuantileDMatrix,
+    labels: np.ndarray,
+    chosen: Mapping[str, Any],
+    rounds: int,
+    *,
+    seed: int,
+    threads: int,
+    callbacks: Sequence[TrainingCallback] = (),
+) -> xgboost.Booster:
+    """Boost for a number of rounds on rows in bins.
 
     Args:
         chosen: XGBoost's parameters, and `weight_power` for the class weight (see class_weight).
@@ -42,10 +66,22 @@ def fit_booster(
         "nthread": threads,
         "scale_pos_weight": class_weight(labels, float(chosen.get("weight_power", 0.0))),
     }
-    data = xgboost.QuantileDMatrix(matrix, labels, nthread=threads, max_bin=FIXED["max_bin"])
     return xgboost.train(parameters, data, rounds, callbacks=list(callbacks))
 
 
 def probabilities(booster: xgboost.Booster, matrix: np.ndarray) -> np.ndarray:
     """Raw probability of fraud of each row."""
     return np.asarray(booster.inplace_predict(matrix), dtype=np.float64)
+
+
+def save_booster(booster: xgboost.Booster, path: Path) -> None:
+    """Write a booster in XGBoost's own binary JSON."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(booster.save_raw("ubj"))
+
+
+def load_booster(path: Path) -> xgboost.Booster:
+    """The booster that `save_booster` has written."""
+    booster = xgboost.Booster()
+    booster.load_model(bytearray(path.read_bytes()))
+    return booster

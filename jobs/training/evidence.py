@@ -41,8 +41,109 @@ class SliceFigures(StrictModel):
     rows: int
     positives: int
     pr_auc: float | None = None
+    pr_auc_low: float | None = None
+    pr_auc_high: float | None = None
     champion_pr_auc: float | None = None
     difference: Difference = Difference()
+
+
+class WeekFigures(StrictModel):
+    """Seven days of the test rows, counted from the first; the last may be fewer."""
+
+    first: date
+    last: date
+    rows: int
+    positives: int
+    pr_auc: float | None = None
+    pr_auc_low: float | None = None
+    pr_auc_high: float | None = None
+
+
+class DecisionFigures(StrictModel):
+    """What lies in one decision band of the policy; amounts in minor units."""
+
+    decision: str
+    frauds: int
+    good: int
+    fraud_amount_minor: int
+    good_amount_minor: int
+
+
+class CostPoint(StrictModel):
+    """What it costs to stop everything at or above a threshold, over all test rows, in minor units."""
+
+    threshold: float
+    cost_minor: float
+    false_positive_rate: float
+    fraud_caught: float
+
+
+class Contribution(StrictModel):
+    """What a feature moves the margin of the boosted trees by, over the explained rows."""
+
+    feature: str
+    mean_absolute: float = Field(description="mean of the contribution's size, in log-odds")
+    rises: float | None = Field(None, description="rank correlation of the value with the contribution")
+
+
+class Reason(StrictModel):
+    """One feature's part in one score."""
+
+    feature: str
+    value: float | None = Field(description="None where it is missing")
+    contribution: float = Field(description="to the margin of the boosted trees, in log-odds")
+
+
+class CaseFigures(StrictModel):
+    """One transaction with what raised its score most."""
+
+    transaction_id: int
+    day: date
+    score: float
+    is_fraud: bool
+    reasons: tuple[Reason, ...]
+
+
+class BehaviourFigures(StrictModel):
+    """What scores do when the input changes in a way whose effect is known beforehand."""
+
+    name: str
+    expected: str
+    rows: int = Field(description="rows whose input was changed")
+    change: float | None = Field(description="largest (invariance) or mean (direction) change of the score")
+    share_wrong: float | None = Field(description="share of the rows that move the wrong way")
+    held: bool
+
+
+class LeakFigures(StrictModel):
+    """A check of the checks: a fault is put in on purpose, or the signal is taken out."""
+
+    name: str
+    expected: str
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+    chance: float | None = None
+    held: bool
+
+
+class BandFigures(StrictModel):
+    """One band of a group: which share of its frauds and of its good rows is above the threshold."""
+
+    name: str
+    rows: int
+    positives: int
+    true_positive_rate: float | None = None
+    false_positive_rate: float | None = None
+    champion_true_positive_rate: float | None = None
+    champion_false_positive_rate: float | None = None
+
+
+class GroupFigures(StrictModel):
+    """One group of the contract, in its bands."""
+
+    name: str
+    bands: tuple[BandFigures, ...]
 
 
 class Evidence(StrictModel):
@@ -64,10 +165,19 @@ class Evidence(StrictModel):
     baselines: tuple[Figures, ...] = ()
     slices_named: tuple[str, ...] = Field((), description="slices of the contract")
     slices: tuple[SliceFigures, ...] = ()
+    groups_named: tuple[str, ...] = Field((), description="groups of the contract")
+    groups: tuple[GroupFigures, ...] = ()
     latency_p50_ms: float | None = None
     latency_p99_ms: float | None = None
     operating_point: dict[str, float] = Field(default_factory=dict)
+    cost_curve: tuple[CostPoint, ...] = ()
+    decisions: tuple[DecisionFigures, ...] = ()
+    weeks: tuple[WeekFigures, ...] = ()
     importance: dict[str, float] = Field(default_factory=dict)
+    contributions: tuple[Contribution, ...] = ()  # the largest first
+    cases: tuple[CaseFigures, ...] = ()  # the highest scores
+    behaviour: tuple[BehaviourFigures, ...] = ()
+    leak_checks: tuple[LeakFigures, ...] = ()
 
 
 def known(value: float) -> float | None:

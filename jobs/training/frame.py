@@ -38,6 +38,7 @@ from jobs.core import (
     Verdict,
     midnight,
 )
+from jobs.evaluation.labels import of_known_cards
 from jobs.evaluation.transactions import known_transactions
 from jobs.features.declarations import FEATURE_VERSION, MODEL_FEATURES
 from jobs.features.history import historical_features
@@ -55,7 +56,9 @@ EVENT_COLUMNS = ["day", "transaction_id", "event_time", "customer_id", "terminal
 LEAK_AUC = 0.99  # an honest feature alone stays far below
 LEAK_POSITIVES = 20  # fewer frauds among the rows with a value say nothing
 TUNING, GAP, VALIDATION, EMBARGO, TEST = "tuning", "gap", "validation", "embargo", "test"
-FIT_ROLES = (TUNING, GAP, VALIDATION)
+# rows of cards that were known to be compromised: fitted on, and nothing is judged by them
+KNOWN_CARDS = {VALIDATION: "validation of known cards", TEST: "test of known cards"}
+FIT_ROLES = (TUNING, GAP, VALIDATION, KNOWN_CARDS[VALIDATION])
 
 
 class Params(TrainingParams):
@@ -95,6 +98,7 @@ class FrameFacts(StrictModel):
     positives: dict[str, int]
     leaks: dict[str, float]  # ROC-AUC of each feature alone
     ttl_hours: float  # a row of features serves an event for so long
+    known_card_days: int
     seed: int  # of the permutation in a drill
     label_digest: str
     table_versions: dict[str, int]
@@ -157,6 +161,17 @@ def check_ids(events: pd.DataFrame) -> None:
             f"once, e.g. {number} by the files of {' and '.join(files)}; run fraud_ingest for {files[-1]} "
             "again, that day alone: it quarantines what an earlier file has published"
         )
+
+
+def roles(events: pd.DataFrame, split: Split, known_card_days: int) -> pd.Series:
+    """The part of the split of each event, by its day and by what was known of its card.
+
+    Args:
+        events: day, customer_id, is_fraud, known_at.
+    """
+    role = events["day"].map({day: split.role(day) for day in events["day"].unique()})
+    known = of_known_cards(events, events[events["is_fraud"] == 1], known_card_days)
+    return role.where(~known, role.replace(KNOWN_CARDS))
 
 
 def with_training_labels(frame: pd.DataFrame, drill: str, seed: int) -> pd.DataFrame:
@@ -265,11 +280,12 @@ def make_frame(
     events = events.drop(columns="file_day")
     events = events.merge(labels, on="transaction_id", how="inner", validate="one_to_one")
     events = events.sort_values(["event_time", "transaction_id"], ignore_index=True)
+    role = roles(events, split, policy_of(settings).training.known_card_days)
     versions = {table.name: lake.version(table) for table in BUILT_TABLES}
-    joined = historical_features(events, settings, versions)
+    joined = historical_features(events.drop(columns="known_at"), settings, versions)
     check_join(events, joined)
     check_velocity(joined)
-    joined["role"] = joined["day"].map({day: split.role(day) for day in joined["day"].unique()})
+    joined["role"] = role.to_numpy()
     joined = with_training_labels(joined, params.drill, seed)
     joined[list(MODEL_FEATURES)] = joined[list(MODEL_FEATURES)].astype(np.float32)
     return joined
@@ -278,7 +294,7 @@ def make_frame(
 def run(params: Params, settings: Settings) -> Receipt:
     watch = Stopwatch()
     folder = RunFolder(settings, params.run)
-    labels = folder.read_frame("labels.parquet", ["transaction_id", "is_fraud"])
+    labels = folder.read_frame("labels.parquet", ["transaction_id", "is_fraud", "known_at"])
     snapshot = folder.read_facts("labels.json")
     policy, maturity = policy_of(settings), contract_of(settings).labels.maturity_days
     split = split_days(date.fromisoformat(snapshot["last"]), policy.training, maturity)
@@ -303,6 +319,7 @@ def run(params: Params, settings: Settings) -> Receipt:
         positives=positives,
         leaks=areas,
         ttl_hours=policy.features.batch_ttl_hours,
+        known_card_days=policy.training.known_card_days,
         seed=seed,
         label_digest=snapshot["digest"],
         table_versions=versions,

@@ -7,19 +7,21 @@ Rules: jobs/conf/policy.yaml, section gate. A figure that is absent, not a numbe
     frauds closes the gate. Against a champion the primary figure is PR-AUC on the same rows, relative:
     above +2 % with the paired interval's lower bound above 0 is automatic; above +2 % otherwise, and
     0 to +2 % with both ends, is a person's decision; below 0 is blocked. Without a champion the challenger
-    must beat the rules and a logistic regression, and a person decides.
+    must beat the rules and a logistic regression, and a person decides. The gap in TPR and FPR between the
+    contract's groups may not grow beyond the limit.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Literal
 
 from jobs.conf.policy import Gate, Policy, policy_of
 from jobs.conf.settings import Settings
 from jobs.core import Check, Outcome, Receipt, Stopwatch, StrictModel
 from jobs.promotion.state import GATE_AUTOMATIC, GATE_BLOCKED, GATE_PERSON
-from jobs.training.evidence import Evidence, SliceFigures
+from jobs.training.evidence import BehaviourFigures, Evidence, GroupFigures, LeakFigures, SliceFigures
 from jobs.training.run_folder import RunFolder, TrainingParams
 
 READS = ("evaluation",)
@@ -49,7 +51,10 @@ def judge(evidence: Evidence, policy: Policy) -> GateResult:
         *(_against_champion(evidence, gate) if _has_champion(evidence) else _first_version(evidence)),
         *_calibration(evidence, gate),
         *_slices(evidence, gate),
+        *_groups(evidence, gate),
         _limit("latency_p99_ms", evidence.latency_p99_ms, gate.latency_p99_ms, "p99 of one score, ms"),
+        _tried("behaviour", "behavioural tests", evidence.behaviour),
+        _tried("leak_checks", "checks of the leak checks", evidence.leak_checks),
     ]
     failed = [check.detail for check in checks if check.outcome is Outcome.FAIL]
     open_checks = [check.detail for check in checks if check.outcome is Outcome.INCONCLUSIVE]
@@ -78,6 +83,20 @@ def _limit(name: str, value: float | None, limit: float, what: str) -> Check:
     outcome = Outcome.FAIL if over else Outcome.PASS
     detail = f"{what}: {figure:.4g}, allowed up to {limit:.4g}"
     return Check(name=name, outcome=outcome, value=figure, threshold=limit, detail=detail)
+
+
+def _tried(name: str, what: str, found: Sequence[BehaviourFigures | LeakFigures]) -> Check:
+    """They must have been made; what they found is for people to read."""
+    if not found:
+        return Check(name=name, outcome=Outcome.FAIL, detail=f"{what}: no figure")
+    broken = [each.name for each in found if not each.held]
+    detail = f"{len(found) - len(broken)} of {len(found)} {what} held"
+    return Check(
+        name=name,
+        outcome=Outcome.PASS,
+        value=float(len(found) - len(broken)),
+        detail=f"{detail}, not {', '.join(broken)}" if broken else detail,
+    )
 
 
 def _sample(evidence: Evidence, gate: Gate) -> Check:
@@ -186,6 +205,61 @@ def _slice(name: str, figures: SliceFigures | None, evidence: Evidence, gate: Ga
         threshold=-gate.slice_drop_max,
         detail=f"{positives}, the interval of the difference ends at {high:+.4f}",
     )
+
+
+def _groups(evidence: Evidence, gate: Gate) -> list[Check]:
+    found = {figures.name: figures for figures in evidence.groups}
+    return [
+        check for name in evidence.groups_named for check in _group(name, found.get(name), evidence, gate)
+    ]
+
+
+def _group(name: str, figures: GroupFigures | None, evidence: Evidence, gate: Gate) -> list[Check]:
+    """Block where a gap between the bands grows too much; bands with few frauds only report."""
+    bands = figures.bands if figures else ()
+    large = [band for band in bands if band.positives >= gate.slice_positives_min]
+    few = [f"{band.name} {band.positives}" for band in bands if band not in large]
+    left_out = f" (too few frauds to decide: {', '.join(few)})" if few else ""
+    rates = {
+        "tpr": [(band.true_positive_rate, band.champion_true_positive_rate) for band in large],
+        "fpr": [(band.false_positive_rate, band.champion_false_positive_rate) for band in large],
+    }
+    checks = []
+    for rate, pairs in rates.items():
+        label, what = f"group_{name}_{rate}_gap", f"group {name}, {rate.upper()} gap{left_out}"
+        if not bands:
+            checks.append(Check(name=label, outcome=Outcome.FAIL, detail=f"{what}: absent from the evidence"))
+        elif len(large) < 2:
+            checks.append(Check(name=label, outcome=Outcome.PASS, detail=f"{what}: no two bands to compare"))
+        else:
+            checks.append(_group_gap(label, pairs, what, evidence, gate))
+    return checks
+
+
+def _group_gap(
+    name: str, pairs: list[tuple[float | None, float | None]], what: str, evidence: Evidence, gate: Gate
+) -> Check:
+    """One rate of the bands, as (challenger, champion)."""
+    own, old = (_gap(values) for values in zip(*pairs, strict=True))
+    if own is None or (old is None and _has_champion(evidence)):
+        return Check(name=name, outcome=Outcome.FAIL, detail=f"{what}: no figure")
+    if old is None:
+        detail = f"{what}: {own:.4f}, no champion to compare with"
+        return Check(name=name, outcome=Outcome.PASS, value=own, detail=detail)
+    growth = round(own - old, DIGITS)
+    return Check(
+        name=name,
+        outcome=Outcome.FAIL if growth > gate.group_gap_increase_max else Outcome.PASS,
+        value=growth,
+        threshold=gate.group_gap_increase_max,
+        detail=f"{what}: {own:.4f} against the champion's {old:.4f}",
+    )
+
+
+def _gap(values: Sequence[float | None]) -> float | None:
+    """The largest difference between two of the values; None where one is no figure."""
+    figures = [figure for figure in map(_finite, values) if figure is not None]
+    return max(figures) - min(figures) if len(figures) == len(values) else None
 
 
 def run(params: Params, settings: Settings) -> Receipt:

@@ -11,10 +11,9 @@ Errors: GateClosed where the label snapshot, the rows or a column differ, or whe
 
 from __future__ import annotations
 
-import tempfile
-from pathlib import Path
+from typing import TYPE_CHECKING
 
-from pydantic import ValidationError
+import pandas as pd
 
 from jobs.conf.policy import policy_of
 from jobs.conf.settings import Settings
@@ -27,7 +26,11 @@ from jobs.training import frame as frame_job
 from jobs.training.digests import column_digests, frame_digest
 from jobs.training.frame import FrameFacts, make_frame
 from jobs.training.labels import label_digest, label_snapshot
+from jobs.training.lineage import recorded
 from jobs.training.run_folder import RunFolder, TrainingParams, replacing
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 READS = (
     "training_frame",
@@ -39,7 +42,6 @@ READS = (
 )
 WRITES = ("rebuilt_frame",)
 FACTS = "frame.json"
-ARTIFACT = f"evidence/{FACTS}"  # where register_model keeps it
 
 
 class Params(TrainingParams):
@@ -56,22 +58,23 @@ def recorded_facts(settings: Settings, run: str) -> FrameFacts:
     if (folder.path / FACTS).exists():
         return folder.read_model(FACTS, FrameFacts)
     client = registry.registry_client(settings)
-    with registry.registry_errors(), tempfile.TemporaryDirectory() as place:
-        versions = client.search_model_versions(f"name='{settings.model_name}'", max_results=1_000)
-        mine = [each for each in versions if each.tags.get(registry.TAG_RUN) == run]
-        if not mine:
-            raise SluiceError(
-                f"training run {run}: {folder.path / FACTS} is missing, and no version of "
-                f"{settings.model_name} was trained by it; which run is meant?"
-            )
-        text = Path(client.download_artifacts(mine[0].run_id, ARTIFACT, place)).read_text()
-    try:
-        return FrameFacts.model_validate_json(text)
-    except ValidationError as error:
-        named = ".".join(str(part) for part in error.errors()[0]["loc"])
+    versions = registry.read_versions(client, settings.model_name)
+    mine = [each for each in versions if each.tag(registry.TAG_RUN) == run]
+    if not mine:
         raise SluiceError(
-            f"training run {run}: its frame.json says nothing about {named}; it is older than rebuild_frame"
-        ) from None
+            f"training run {run}: {folder.path / FACTS} is missing, and no version of "
+            f"{settings.model_name} was trained by it; which run is meant?"
+        )
+    return facts_of_version(client, mine[0])
+
+
+def facts_of_version(client: MlflowClient, state: registry.VersionState) -> FrameFacts:
+    """What a registered version keeps about its frame.
+
+    Raises:
+        SluiceError: it keeps nothing, or what another release wrote.
+    """
+    return recorded(client, state, FACTS, FrameFacts)
 
 
 def differences(was: FrameFacts, digests: dict[str, str], rows: int, labels: str) -> Verdict:
@@ -88,11 +91,13 @@ def differences(was: FrameFacts, digests: dict[str, str], rows: int, labels: str
 
 def same_definitions(was: FrameFacts, settings: Settings) -> Verdict:
     """Pass where the features are declared today as they were then."""
-    ttl = policy_of(settings).features.batch_ttl_hours
+    policy = policy_of(settings)
+    ttl = policy.features.batch_ttl_hours
     return Verdict.of(
         [
             _same("feature version", was.feature_version, FEATURE_VERSION),
             _same("policy features.batch_ttl_hours", was.ttl_hours, ttl),
+            _same("policy training.known_card_days", was.known_card_days, policy.training.known_card_days),
         ]
     )
 
@@ -103,21 +108,31 @@ def _same(name: str, then: object, now: object) -> Check:
     return Check(name=name, outcome=Outcome.FAIL, detail=f"{name}: was {then}, is {now}")
 
 
+def frame_again(was: FrameFacts, settings: Settings) -> tuple[pd.DataFrame, Verdict]:
+    """The frame of these facts, made again, and whether it is the same bit for bit.
+
+    Raises:
+        GateClosed: the features are declared otherwise today; nothing was read then.
+        SluiceError: a table version is gone.
+    """
+    _require(same_definitions(was, settings), was.run)
+    lake = LakeAt(lake_of(settings), was.table_versions)
+    labels = label_snapshot(lake, was.split.fit_first, was.split.test_last, was.day)
+    named = frame_job.Params.model_validate({"day": was.day, "run": was.run, "drill": was.drill})
+    frame = make_frame(lake, labels.drop(columns="day"), was.split, named, was.seed, settings)
+    return frame, differences(was, column_digests(frame), len(frame), label_digest(labels))
+
+
 def run(params: Params, settings: Settings) -> Receipt:
     watch = Stopwatch()
     was = recorded_facts(settings, params.run)
     if was.day != params.day:
         raise SluiceError(f"training run {params.run}: its day is {was.day}, not {params.day}")
-    _require(same_definitions(was, settings), params.run)
-    lake = LakeAt(lake_of(settings), was.table_versions)
-    labels = label_snapshot(lake, was.split.fit_first, was.split.test_last, was.day)
-    named = frame_job.Params.model_validate({"day": was.day, "run": was.run, "drill": was.drill})
-    frame = make_frame(lake, labels[["transaction_id", "is_fraud"]], was.split, named, was.seed, settings)
+    frame, verdict = frame_again(was, settings)
     path = settings.work / "rebuilt" / params.run / "frame.parquet"
     with replacing(path) as temporary:
         frame.to_parquet(temporary, index=False)
-    digests = column_digests(frame)
-    _require(differences(was, digests, len(frame), label_digest(labels)), params.run)
+    _require(verdict, params.run)
     return Receipt(
         job="rebuild_frame",
         table="rebuilt_frame",

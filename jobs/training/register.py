@@ -14,8 +14,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-import platform
-import subprocess
+from collections.abc import Mapping
 from importlib.metadata import version as installed_version
 from pathlib import Path
 from typing import Any
@@ -29,8 +28,9 @@ from mlflow.models import ModelSignature
 from mlflow.types.schema import ColSpec, Schema
 from pydantic import Field
 
+from jobs.conf.contract import contract_of
 from jobs.conf.policy import policy_of
-from jobs.conf.settings import PROJECT_ROOT, Settings
+from jobs.conf.settings import Settings
 from jobs.core import Receipt, Stopwatch
 from jobs.locks import file_lock
 from jobs.promotion import state as registry
@@ -38,6 +38,10 @@ from jobs.training.bundle_writer import bundle_digest, copy_with_drill
 from jobs.training.evidence import Evidence
 from jobs.training.frame import FrameFacts
 from jobs.training.gate import GateResult
+from jobs.training.lineage import EVIDENCE, LINEAGE_FILE, REQUIREMENTS, code_commit, lineage_of
+from jobs.training.model_card import CARD_FILE, description_of, model_card
+from jobs.training.pictures import PICTURES
+from jobs.training.report import REPORT_FILE, report_page
 from jobs.training.run_folder import DRILL_NOTE, Drill, RunFolder, TrainingParams
 from jobs.training.tracking import as_metrics, as_params, as_tags, parent_run, tracking_client
 from jobs.training.tune import Winner
@@ -46,18 +50,6 @@ READS = ("bundle", "evaluation", "gate", "xgboost_model", "torch_model", "label_
 WRITES = ("registry",)
 
 TAG_LENGTH = 4_900  # MLflow takes up to 5,000 characters
-# what scoring needs; versions are those of this installation
-REQUIREMENTS = ("mlflow", "onnxruntime", "numpy", "pandas", "pydantic")
-ENVIRONMENT = (
-    *REQUIREMENTS,
-    "xgboost-cpu",
-    "torch",
-    "scikit-learn",
-    "optuna",
-    "feast",
-    "pyspark",
-    "deltalake",
-)
 
 # stored as it is and run by MLflow; importing it here would declare a model
 SERVED_MODEL = Path(__file__).with_name("served_model.py")
@@ -72,48 +64,6 @@ class Params(TrainingParams):
     reason: str = Field("", max_length=500, description="why the model was trained: the trigger in words")
     drill: Drill = Field("none", description=DRILL_NOTE)
     author: str = Field("sluice", max_length=120, description="who started the training; may not approve it")
-
-
-def code_commit(root: Path = PROJECT_ROOT) -> str:
-    """The commit of the code, "+changes" where the tree differs from it, "unknown" without git."""
-    try:
-        commit = _git(root, "rev-parse", "HEAD")
-        return f"{commit}+changes" if _git(root, "status", "--porcelain") else commit
-    except (OSError, subprocess.SubprocessError):
-        return "unknown"
-
-
-def _git(root: Path, *arguments: str) -> str:
-    done = subprocess.run(
-        ["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True, timeout=10
-    )
-    return done.stdout.strip()
-
-
-def environment() -> dict[str, str]:
-    """Versions of what trained the model."""
-    return {"python": platform.python_version()} | {name: installed_version(name) for name in ENVIRONMENT}
-
-
-def lineage(folder: RunFolder, facts: FrameFacts, settings: Settings) -> dict[str, Any]:
-    """Everything needed to build the model again."""
-    return {
-        "run": facts.run,
-        "day": str(facts.day),
-        "split": facts.split.model_dump(mode="json"),
-        "table_versions": facts.table_versions,
-        "label_snapshot": folder.read_facts("labels.json"),
-        "features": list(facts.features),
-        "feature_version": facts.feature_version,
-        "contract": settings.contract,
-        "policy_overlay": settings.policy_overlay,
-        "seeds": list(policy_of(settings).training.seeds),
-        "xgboost_seed": folder.read_facts("xgboost/facts.json")["seed"],
-        "winner": folder.read_facts("tuning.json"),
-        "code_commit": code_commit(),
-        "environment": environment(),
-        "drill": facts.drill,
-    }
 
 
 def metrics_of(evidence: Evidence) -> dict[str, float | None]:
@@ -134,7 +84,30 @@ def metrics_of(evidence: Evidence) -> dict[str, float | None]:
         values = figures.model_dump(exclude={"name"})
         result |= {f"{prefix}{key}": value for key, value in values.items()}
     result |= {f"slice_{each.name}_pr_auc": each.pr_auc for each in evidence.slices}
+    for group in evidence.groups:
+        for band in group.bands:
+            name = f"group_{group.name}_{band.name}"
+            result[f"{name}_true_positive_rate"] = band.true_positive_rate
+            result[f"{name}_false_positive_rate"] = band.false_positive_rate
     return result | {f"operating_{key}": value for key, value in evidence.operating_point.items()}
+
+
+def detail_metrics_of(evidence: Evidence) -> dict[str, float | None]:
+    """Further figures as MLflow metrics; the version's tag has no room for them."""
+    result: dict[str, float | None] = {}
+    for each in evidence.slices:
+        result |= {
+            f"slice_{each.name}_pr_auc_{end}": getattr(each, f"pr_auc_{end}") for end in ("low", "high")
+        }
+    for number, week in enumerate(evidence.weeks, start=1):
+        result[f"week_{number}_pr_auc"] = week.pr_auc
+    for band in evidence.decisions:
+        result |= {f"decision_{band.decision}_{kind}": getattr(band, kind) for kind in ("frauds", "good")}
+    for test in evidence.behaviour:
+        result[f"behaviour_{test.name}_share_wrong"] = test.share_wrong
+    for check in evidence.leak_checks:
+        result[f"leak_check_{check.name}"] = check.value
+    return result
 
 
 def version_tags(
@@ -174,25 +147,52 @@ def _fitting(content: dict[str, Any]) -> str:
 
 def existing_version(client: MlflowClient, name: str, run: str) -> str | None:
     """The version that this run has registered before."""
-    with registry.registry_errors():
-        try:
-            found = client.search_model_versions(f"name='{name}'", max_results=1_000)
-        except MlflowException as error:
-            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-                return None
-            raise
-    mine = [each for each in found if each.tags.get(registry.TAG_RUN) == run]
-    return str(mine[0].version) if mine else None
+    mine = [each for each in registry.read_versions(client, name) if each.tag(registry.TAG_RUN) == run]
+    return mine[0].version if mine else None
 
 
-def log_evidence(client: MlflowClient, run_id: str, folder: RunFolder, evidence: Evidence) -> None:
-    """Pictures, reference rows and the files of the run, as artifacts."""
-    for picture in sorted((folder.path / "pictures").glob("*.png")):
-        client.log_artifact(run_id, str(picture), "pictures")
+def texts_of(
+    params: Params,
+    drill: str,
+    evidence: Evidence,
+    gate: GateResult,
+    facts: FrameFacts,
+    folder: RunFolder,
+    settings: Settings,
+) -> dict[str, str]:
+    """What people read about the version: report and model card, by the file's name."""
+    contract, model = contract_of(settings), settings.model_name
+    return {
+        REPORT_FILE: report_page(
+            evidence, gate, folder, model=model, drill=drill, currency=contract.currency
+        ),
+        CARD_FILE: model_card(
+            evidence,
+            gate,
+            facts,
+            contract,
+            policy_of(settings),
+            model=model,
+            drill=drill,
+            author=params.author,
+            commit=code_commit(),
+        ),
+    }
+
+
+def log_evidence(
+    client: MlflowClient, run_id: str, folder: RunFolder, evidence: Evidence, texts: Mapping[str, str]
+) -> None:
+    """Report, model card, pictures, reference rows and the files of the run, as artifacts."""
+    for name, text in texts.items():
+        client.log_text(run_id, text, name)
+    for name in PICTURES:
+        client.log_artifact(run_id, str(folder.existing(f"pictures/{name}.png")), "pictures")
     client.log_artifact(run_id, str(folder.existing("reference.parquet")), "reference")
-    for name in ("evaluation.json", "gate.json", "frame.json", "lineage.json"):
-        client.log_artifact(run_id, str(folder.existing(name)), "evidence")
-    client.log_batch(run_id, metrics=as_metrics(metrics_of(evidence)))
+    for name in ("evaluation.json", "gate.json", "frame.json", LINEAGE_FILE):
+        client.log_artifact(run_id, str(folder.existing(name)), EVIDENCE)
+    figures = metrics_of(evidence) | detail_metrics_of(evidence)
+    client.log_batch(run_id, metrics=as_metrics(figures))
 
 
 def log_bundle(
@@ -217,16 +217,24 @@ def log_bundle(
 
 
 def create_version(
-    client: MlflowClient, name: str, source: str, run_id: str, model_id: str, tags: dict[str, str]
+    client: MlflowClient,
+    name: str,
+    source: str,
+    run_id: str,
+    model_id: str,
+    tags: dict[str, str],
+    description: str,
 ) -> str:
-    """A version with all its tags, in one request."""
+    """A version with its description and all its tags, in one request."""
     with registry.registry_errors():
         try:
             client.create_registered_model(name)
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
-        made = client.create_model_version(name, source, run_id=run_id, tags=tags, model_id=model_id)
+        made = client.create_model_version(
+            name, source, run_id=run_id, tags=tags, description=description, model_id=model_id
+        )
     return str(made.version)
 
 
@@ -247,22 +255,25 @@ def run(params: Params, settings: Settings) -> Receipt:
             served = folder.path / "served" / "bundle"
             copy_with_drill(folder.existing("bundle"), served, drill)
             run_id = parent_run(client, settings, folder, str(params.day), drill)
-            folder.write_facts("lineage.json", lineage(folder, facts, settings))
+            folder.write_facts(LINEAGE_FILE, lineage_of(folder, facts, drill, settings))
             tags = version_tags(params, drill, evidence, gate, facts)
+            texts = texts_of(params, drill, evidence, gate, facts, folder, settings)
             with registry.registry_errors():
                 own = winner.parameters | {
                     "rounds": winner.rounds,
                     "trials": winner.finished,
+                    "warm_start": winner.warm_start or "none",
                     "feature_version": facts.feature_version,
                     "drill": drill,
                     "code_commit": code_commit(),
                 }
                 client.log_batch(run_id, params=as_params(own), tags=as_tags(tags))
-                log_evidence(client, run_id, folder, evidence)
+                log_evidence(client, run_id, folder, evidence, texts)
                 address, model_id = log_bundle(
                     run_id, served, facts.features, _example(folder, facts.features)
                 )
-            version = create_version(client, settings.model_name, address, run_id, model_id, tags)
+            card = description_of(texts[CARD_FILE])
+            version = create_version(client, settings.model_name, address, run_id, model_id, tags, card)
         run_id = parent_run(client, settings, folder, str(params.day), drill)
     return Receipt(
         job="register_model",

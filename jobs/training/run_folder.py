@@ -4,7 +4,7 @@ work/training/<run>/
     labels.parquet, labels.json     matured labels as of the end of the day
     frame.parquet, frame.json       one row per matured transaction: features, labels, role in the split
     study.journal, tuning.json      Optuna's journal, the winner
-    xgboost/, torch/                model.onnx, validation.parquet (raw scores), facts.json
+    xgboost/, torch/                model.onnx, validation.parquet (raw scores), facts.json; model.ubj
     bundle/                         the model as it is evaluated
     evaluation.json, pictures/, reference.parquet
     gate.json                       the gate's verdict with its evidence
@@ -45,6 +45,7 @@ WRITERS = {
     "bundle": "calibrate_model",
     "evaluation": "evaluate_model",
     "reference": "evaluate_model",
+    "pictures": "evaluate_model",
     "gate": "gate_model",
 }
 Model = TypeVar("Model", bound=StrictModel)

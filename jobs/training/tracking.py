@@ -62,8 +62,9 @@ def log_trial(
     curve: Sequence[float],
     rounds_per_unit: int,
     stopped: str,
+    warm_start: str,
 ) -> None:
-    """One finished trial as a nested run: its parameters, learning curve and why it ended."""
+    """One finished trial as a nested run: its parameters, learning curve, and why it began and ended."""
     parent = folder.read_facts(PARENT_FILE)
     now = int(time.time() * 1000)
     metrics = [
@@ -75,10 +76,41 @@ def log_trial(
         run = client.create_run(
             parent["experiment_id"],
             run_name=name,
-            tags={PARENT_TAG: parent["run_id"], "sluice.stopped": stopped, TAG_RUN: folder.run},
+            tags={
+                PARENT_TAG: parent["run_id"],
+                "sluice.stopped": stopped,
+                "sluice.warm_start": warm_start,
+                TAG_RUN: folder.run,
+            },
         )
         client.log_batch(run.info.run_id, metrics=metrics, params=as_params(params))
         client.set_terminated(run.info.run_id)
+
+
+def logged_trials(client: MlflowClient, folder: RunFolder, prefix: str) -> set[str]:
+    """Names of the nested runs that begin so; one that its worker could not finish is removed."""
+    parent = folder.read_facts(PARENT_FILE)
+    with registry_errors():
+        nested = client.search_runs(
+            [parent["experiment_id"]], f"tags.`{PARENT_TAG}` = '{parent['run_id']}'", max_results=10_000
+        )
+        mine = [run for run in nested if run.info.run_name.startswith(prefix)]
+        for run in mine:
+            if run.info.status != "FINISHED":
+                client.delete_run(run.info.run_id)
+    return {run.info.run_name for run in mine if run.info.status == "FINISHED"}
+
+
+def log_curves(client: MlflowClient, folder: RunFolder, curves: Mapping[str, Sequence[float]]) -> None:
+    """Metrics of the training run by epoch, from 1."""
+    now = int(time.time() * 1000)
+    metrics = [
+        Metric(name, value, now, epoch)
+        for name, values in curves.items()
+        for epoch, value in enumerate(values, start=1)
+    ]
+    with registry_errors():
+        client.log_batch(str(folder.read_facts(PARENT_FILE)["run_id"]), metrics=metrics)
 
 
 def as_params(params: Mapping[str, object]) -> list[Param]:

@@ -1,7 +1,9 @@
 """Job train_xgboost: the winner's parameters on the tuning rows (for the calibration) and on all fit rows.
 
-In: training frame, study. Out: xgboost/model.onnx (of all fit rows), xgboost/validation.parquet (raw scores
-    of the validation rows by the model of the tuning rows), xgboost/facts.json, tuning.json.
+In: training frame, study; without a study tuning.json, where a run is built again.
+Out: xgboost/model.onnx (of all fit rows) and the same booster as xgboost/model.ubj (for the explanations),
+    xgboost/validation.parquet (raw scores of the validation rows by the model of the tuning rows),
+    xgboost/facts.json, tuning.json.
 Seeds: the winner is fitted once per seed of the policy on the tuning rows; the seed with the median
     validation PR-AUC is used, not the luckiest one, and the spread is kept.
 Errors: SluiceError where a worker's trials are missing or the exported graph answers differently.
@@ -23,7 +25,7 @@ from jobs.conf.policy import policy_of
 from jobs.conf.settings import Settings
 from jobs.core import Receipt, Stopwatch
 from jobs.serving.bundle import INPUT
-from jobs.training.boosting import fit_booster, probabilities
+from jobs.training.boosting import BOOSTER_FILE, fit_booster, probabilities, save_booster
 from jobs.training.frame import VALIDATION, FrameFacts, fit_rows, matrix_of, role_rows
 from jobs.training.onnx_files import probe_rows, with_probability_output, write_checked
 from jobs.training.run_folder import RunFolder, TrainingParams
@@ -79,8 +81,9 @@ def run(params: Params, settings: Settings) -> Receipt:
     policy = policy_of(settings)
     folder = RunFolder(settings, params.run)
     facts = folder.read_model("frame.json", FrameFacts)
-    best = winner(folder, policy.tuning)
-    folder.write_facts("tuning.json", best)
+    if (folder.path / "study.journal").exists() or not (folder.path / "tuning.json").exists():
+        folder.write_facts("tuning.json", winner(folder, policy.tuning))
+    best = folder.read_model("tuning.json", Winner)  # a run that is built again has no study
     frame = folder.read_frame("frame.parquet")
     rows = Rows(frame, facts.features)
     # the torch model may be trained beside this one
@@ -104,6 +107,7 @@ def run(params: Params, settings: Settings) -> Receipt:
         probe,
         folder.file("xgboost/model.onnx"),
     )
+    save_booster(booster, folder.file(BOOSTER_FILE))
     held = role_rows(frame, VALIDATION)
     folder.write_frame("xgboost/validation.parquet", scored(held, scores[seed]))
     summary = {

@@ -21,6 +21,7 @@ ENTITIES: tuple[Entity, ...] = ("customer", "terminal")
 MICROSECONDS = 1_000_000
 SUM_BITS, SQUARE_BITS = 40, 60
 PACKED = f"((1::HUGEINT << {SUM_BITS + SQUARE_BITS}) + (amount_minor::HUGEINT << {SQUARE_BITS}) + square)"
+SINGLE = ("seconds_since_last", "is_new")
 MEASURES = {
     "count": "{n}",
     "amount_sum": "{s} / 100",
@@ -30,6 +31,8 @@ MEASURES = {
     "risk": "CASE WHEN {n} > 0 THEN {f} / {n} ELSE 0 END",
     "seconds_since_last": "(t - {last}) / 1e6",
     "is_new": "({before} = 0)::DOUBLE",
+    "amount_before": "CASE WHEN t - {t_then} <= {length} THEN {amount_then} / 100 END",
+    "seconds_before": "CASE WHEN t - {t_then} <= {length} THEN (t - {t_then}) / 1e6 END",
 }
 
 
@@ -102,16 +105,19 @@ def _batch(feature: Feature) -> str:
 def velocity_query(source: Path, *, plain: bool = False) -> str:
     """day, transaction_id and the velocity features of each event."""
     windows = {(feature.entity, feature.label): feature for feature in VELOCITY if _is_sum(feature)}
-    single = [feature for feature in VELOCITY if not _is_sum(feature)]
+    single = [feature for feature in VELOCITY if feature.measure in SINGLE]
+    listed = {(feature.entity, feature.place): feature for feature in VELOCITY if feature.place}
     return f"""
     WITH events AS (
         SELECT day, transaction_id, customer_id, terminal_id, epoch_us(event_time) AS t, amount_minor,
-            amount_minor * amount_minor AS square
+            amount_minor * amount_minor AS square,
+            {", ".join(_tie(entity) for entity in dict.fromkeys(entity for entity, _ in listed))}
         FROM '{source / TRANSACTIONS}/*.parquet'
     ), framed AS (
         SELECT day, transaction_id, t,
             {", ".join(_sums(feature, plain=plain) for feature in windows.values())},
-            {", ".join(_single(feature) for feature in single)}
+            {", ".join(_single(feature) for feature in single)},
+            {", ".join(_then(feature) for feature in listed.values())}
         FROM events
     ), summed AS (
         SELECT *, {", ".join(_unpacked(feature, plain=plain) for feature in windows.values())} FROM framed
@@ -121,17 +127,35 @@ def velocity_query(source: Path, *, plain: bool = False) -> str:
 
 
 def _is_sum(feature: Feature) -> bool:
-    return feature.measure not in ("seconds_since_last", "is_new")
+    return feature.measure not in SINGLE and not feature.place
+
+
+def _tie(entity: str) -> str:
+    """How many of the same instant are before the event in the order of time and amount."""
+    keys = f"PARTITION BY {entity}_id ORDER BY epoch_us(event_time)"
+    return f"row_number() OVER ({keys}, amount_minor) - rank() OVER ({keys}) AS {entity}_tie"
+
+
+def _then(feature: Feature) -> str:
+    """Time and amount of one of the last events, those of the same instant left out."""
+    order, back = f"{feature.entity}_id ORDER BY t, amount_minor", f"{feature.place} + {feature.entity}_tie"
+    return ", ".join(
+        f"lag({name}, {back}) OVER (PARTITION BY {order}) AS {name}_{_place(feature)}"
+        for name in ("t", "amount_minor")
+    )
 
 
 def _place(feature: Feature) -> str:
-    return f"{feature.entity}_{feature.label}"
+    return f"{feature.entity}_{feature.place or feature.label}"
 
 
 def _frame(feature: Feature) -> str:
     keys = "customer_id, terminal_id" if feature.entity == "pair" else f"{feature.entity}_id"
-    length = int(feature.window.total_seconds()) * MICROSECONDS
-    return f"(PARTITION BY {keys} ORDER BY t RANGE BETWEEN {length} PRECEDING AND 1 PRECEDING)"
+    return f"(PARTITION BY {keys} ORDER BY t RANGE BETWEEN {_length(feature)} PRECEDING AND 1 PRECEDING)"
+
+
+def _length(feature: Feature) -> int:
+    return int(feature.window.total_seconds()) * MICROSECONDS
 
 
 def _sums(feature: Feature, *, plain: bool) -> str:
@@ -164,4 +188,5 @@ def _unpacked(feature: Feature, *, plain: bool) -> str:
 def _velocity(feature: Feature) -> str:
     place = _place(feature)
     names = {"last": f"one_{place}", "before": f"one_{place}", **{name: f"{name}_{place}" for name in "nsq"}}
-    return f"{MEASURES[feature.measure].format(**names)} AS {feature.name}"
+    names |= {"t_then": f"t_{place}", "amount_then": f"amount_minor_{place}"}
+    return f"{MEASURES[feature.measure].format(length=_length(feature), **names)} AS {feature.name}"

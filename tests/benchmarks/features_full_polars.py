@@ -19,6 +19,7 @@ ENTITIES: tuple[Entity, ...] = ("customer", "terminal")
 MICROSECONDS = 1_000_000
 MARGIN = 60 * 86_400 * MICROSECONDS  # between one entity and the next: more than any window
 NEVER = -(2**62)
+SINGLE, OF_ONE = ("seconds_since_last", "is_new"), ("amount_before", "seconds_before")
 
 
 def write_features(source: Path, target: Path) -> dict[str, Any]:
@@ -89,11 +90,12 @@ def velocity(source: Path) -> pl.DataFrame:
 
 def _entity(events: pl.DataFrame, keys: list[str], features: list[Feature]) -> pl.DataFrame:
     """The features of one entity in the order of `events`."""
+    listed = [each for each in features if each.place]
     ordered = events.select(
         *keys, "t", "amount_minor", row=pl.int_range(pl.len(), dtype=pl.UInt32)
-    ).sort(*keys, "t")  # fmt: skip
+    ).sort(*keys, "t", *(["amount_minor"] if listed else []))  # fmt: skip
     columns: dict[str, pl.Series] = {}
-    sums = [each for each in features if each.measure not in ("seconds_since_last", "is_new")]
+    sums = [each for each in features if each.measure not in (*SINGLE, *OF_ONE)]
     if sums:
         columns |= _windows(ordered, keys[0], sums)
     before = _time_before(ordered, keys)
@@ -105,6 +107,7 @@ def _entity(events: pl.DataFrame, keys: list[str], features: list[Feature]) -> p
             columns[feature.name] = pl.select(held).to_series()
         elif feature.measure == "is_new":
             columns[feature.name] = (since > length).cast(pl.Float64)
+    columns |= {feature.name: _of_one(ordered, keys[0], feature) for feature in listed}
     return pl.DataFrame({**columns, "row": ordered["row"]}).sort("row").drop("row")
 
 
@@ -114,6 +117,19 @@ def _time_before(ordered: pl.DataFrame, keys: list[str]) -> pl.Series:
     later = pl.col("t") != pl.col("t").shift(1)
     found = pl.when(new_key).then(pl.lit(NEVER)).when(later).then(pl.col("t").shift(1))
     return ordered.select(found.forward_fill()).to_series()
+
+
+def _of_one(ordered: pl.DataFrame, key: str, feature: Feature) -> pl.Series:
+    """Time or amount of one of the last events, those of the same instant left out."""
+    row = pl.int_range(pl.len())
+    first = pl.any_horizontal(pl.col(name) != pl.col(name).shift(1) for name in (key, "t")).fill_null(True)
+    place = pl.when(first).then(row).forward_fill() - feature.place
+    then = {name: pl.col(name).gather(place.clip(0)) for name in (key, "t", "amount_minor")}
+    since = pl.col("t") - then["t"]
+    length = int(feature.window.total_seconds()) * MICROSECONDS
+    said = then["amount_minor"] / 100 if feature.measure == "amount_before" else since / 1e6
+    inside = (place >= 0) & (then[key] == pl.col(key)) & (since <= length)
+    return ordered.select(pl.when(inside).then(said)).to_series()
 
 
 def _windows(ordered: pl.DataFrame, key: str, features: list[Feature]) -> dict[str, pl.Series]:

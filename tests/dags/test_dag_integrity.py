@@ -57,7 +57,7 @@ TASKS = {
         "swap_backfill",
     ],
     "fraud_freshness": ["check_freshness"],
-    "fraud_maintain": ["expire_data", "compact_tables", "vacuum_tables"],
+    "fraud_maintain": ["expire_data", "archive_versions", "compact_tables", "vacuum_tables"],
 }
 HEAVY = ("pyspark", "mlflow", "torch", "feast", "pandas", "great_expectations", "evidently", "xgboost")
 MEASURE = """

@@ -180,7 +180,8 @@ def rebuilt(contract: Contract, facts: Facts, models: dict[str, Any]) -> Contrac
         for name, values in facts["transactions"]["columns"].items()
     }
     parts["transactions"] = parts["transactions"].model_copy(update={"columns": columns})
-    return contract.model_copy(update=facts | parts)
+    groups = {name: group.model_copy(update=facts["groups"][name]) for name, group in contract.groups.items()}
+    return contract.model_copy(update=facts | parts | {"groups": groups})
 
 
 def test_no_fact_stands_in_the_contract_and_in_the_policy() -> None:

@@ -21,6 +21,9 @@ from jobs.features import build, check, windows
 from jobs.features.declarations import (
     FEATURES,
     MODEL_FEATURES,
+    SEQUENCE_AMOUNTS,
+    SEQUENCE_LENGTH,
+    SEQUENCE_SECONDS,
     STORED_FEATURES,
     VELOCITY_FEATURES,
     longest_window,
@@ -319,6 +322,25 @@ def test_each_check_of_velocity_has_rows_that_break_it() -> None:
     assert failed_velocity(good.assign(pair_is_new_30d=[0.0, 1.0, None]), transactions) == {
         "pair_is_new_30d nulls"
     }
+    half = good.assign(customer_amount_before_2=[1.0, 4.0, None])
+    assert failed_velocity(half, transactions) == {
+        "customer transactions before with a time or an amount alone"
+    }
+    # of the second event a day: 240 seconds, and 39,840 before that
+    swapped = good.assign(
+        customer_seconds_before_1=good["customer_seconds_before_2"].fillna(good["customer_seconds_before_1"]),
+        customer_seconds_before_2=[math.nan, 240.0, math.nan],
+    )
+    assert failed_velocity(swapped, transactions) == {"customer transactions before out of order"}
+    older = good.assign(customer_seconds_before_1=[86_400.5, 240.0, math.nan])
+    assert failed_velocity(older, transactions) == {
+        "customer transactions before other than customer_count_24h says"
+    }
+    oldest = good.assign(customer_seconds_before_2=[math.nan, 2_592_000.5, math.nan])
+    assert failed_velocity(oldest, transactions) == {
+        "customer_seconds_before_2 out of range",
+        "customer transactions before other than customer_count_24h says",
+    }
 
 
 def test_the_gate_closes_and_keeps_its_evidence(home: Settings) -> None:
@@ -333,7 +355,12 @@ def test_every_feature_is_named_once_and_in_the_models_order() -> None:
     assert len(set(MODEL_FEATURES)) == len(MODEL_FEATURES) == len(FEATURES)
     assert len(FEATURES) >= 60
     assert len(STORED_FEATURES) == 27
-    assert len(VELOCITY_FEATURES) == 35
+    assert len(VELOCITY_FEATURES) == 51
+    assert (SEQUENCE_AMOUNTS[0], SEQUENCE_SECONDS[-1]) == (
+        "customer_amount_before_1",
+        "customer_seconds_before_8",
+    )
+    assert len(SEQUENCE_AMOUNTS) == len(SEQUENCE_SECONDS) == SEQUENCE_LENGTH == 8
 
 
 def test_the_windows_that_are_declared_are_these() -> None:
@@ -357,5 +384,6 @@ def test_the_windows_that_are_declared_are_these() -> None:
         "velocity customer_seconds_since_last": ["30d"],
         "velocity terminal_seconds_since_last": ["24h"],
         "velocity pair_is_new": ["30d"],
+        **{f"velocity {name}": ["30d"] for name in (*SEQUENCE_AMOUNTS, *SEQUENCE_SECONDS)},
     }
     assert declared == wanted

@@ -93,7 +93,8 @@ def serve(settings: Settings, version: str, rows: pd.DataFrame, *, merged: bool 
     lake = lake_of(settings)
     texts = [json.dumps(each) for each in rows[list(MODEL_FEATURES)].to_dict("records")]
     log = rows.assign(
-        request_id=[f"r{each}" for each in rows["transaction_id"]], customer_id=1, terminal_id=1,
+        request_id=[f"r{each}" for each in rows["transaction_id"]], terminal_id=1,
+        customer_id=rows.get("customer_id", rows["transaction_id"]),
         model_version=version, variant="champion", step="", decision="approve", rule="", error="",
         latency_ms=1.0, served_at=rows["event_time"], features=texts,
     )  # fmt: skip
@@ -188,6 +189,21 @@ def test_a_new_pattern_that_the_model_misses_retrains_by_performance(place: Sett
     assert (again["decision"], again["repeated"]) == ("retrain", False), "killed before it could ask"
     assert react(place, run="scheduled__2")["repeated"] is True
     assert react(place)["repeated"] is True
+
+
+def test_rows_of_cards_that_were_known_to_be_compromised_are_not_judged_by(
+    place: Settings, tmp_path: Path
+) -> None:
+    version = champion(place, tmp_path)
+    for day in days(DAY, 10):
+        rows = rows_of(day)
+        # the first payer of every day is one card, and its payment of the oldest day was a fraud
+        card = np.where(np.arange(len(rows)) == 0, 7, rows["transaction_id"])
+        fraud = rows["is_fraud"].where(card != 7, int(day == DAY - timedelta(days=9)))
+        serve(place, version, rows.assign(customer_id=card, is_fraud=fraud))
+    receipt = performance.run(performance.Params(day=DAY), place)
+    # seven of the ten days have matured; that fraud became known with the beginning of the third
+    assert receipt.facts["rows"] == 7 * ROWS - 5
 
 
 def test_a_chargeback_feed_that_went_silent_is_unknown_and_not_a_collapse(

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from jobs.conf.settings import Settings
 from jobs.core import GateClosed, Receipt, SluiceError
@@ -57,7 +58,8 @@ def test_an_approval_expires_and_belongs_to_one_version(place: Settings, tmp_pat
     with pytest.raises(GateClosed, match="expired"):
         approve.run(approve.Params(version=version, person="grace", at=long_ago), place)
     checked(place, version)
-    tags = {"sluice.approved_by": "grace", "sluice.approved_at": long_ago}
+    given = {"sluice.approved_by": "grace", "sluice.approved_version": version}
+    tags = {**given, "sluice.approved_at": long_ago}
     client = registry_client(place)
     registry_state.write_tags(client, place.model_name, version, tags)
     with pytest.raises(GateClosed, match="expired"):
@@ -66,6 +68,54 @@ def test_an_approval_expires_and_belongs_to_one_version(place: Settings, tmp_pat
     registry_state.write_tags(client, place.model_name, version, fresh)
     with pytest.raises(GateClosed, match="given to version 999"):
         begin(place, version, "shadow")
+
+
+def by_hand(settings: Settings, version: str, **tags: str) -> None:
+    """Tags of an approval as somebody could set them in MLflow, good but for `tags`."""
+    good = {"approved_by": "grace", "approved_at": registry_state.now_text(), "approved_version": version}
+    promotion = {"approved_promotion": tag(settings, version, "promotion_id")}
+    written = {f"sluice.{key}": value for key, value in (good | promotion | tags).items()}
+    registry_state.write_tags(registry_client(settings), settings.model_name, version, written)
+
+
+@pytest.mark.parametrize(
+    ("tags", "reason"),
+    [
+        ({"approved_version": ""}, "names no version"),
+        ({"approved_at": "2999-01-01T00:00:00+00:00"}, "lies in the future"),
+        ({"approved_at": "yesterday"}, "no ISO instant"),
+        ({"approved_by": "Ada "}, "is the author"),
+        ({"approved_by": " "}, "must approve this version first"),
+        ({"author": ""}, "author is not known"),
+        ({"approved_promotion": "another"}, "earlier promotion"),
+    ],
+)
+def test_an_approval_by_hand_does_not_hold_with(
+    place: Settings, tmp_path: Path, tags: dict[str, str], reason: str
+) -> None:
+    version = offer(place, tmp_path, gate="person decides", author="ada")
+    checked(place, version)
+    by_hand(place, version, **tags)
+    with pytest.raises(GateClosed, match=reason):
+        begin(place, version, "shadow")
+    by_hand(place, version, author="ada")
+    assert begin(place, version, "shadow").facts["outcome"] == "running"
+
+
+@pytest.mark.parametrize("person", ["ada", "Ada", " ada "])
+def test_an_author_approves_under_no_name(place: Settings, tmp_path: Path, person: str) -> None:
+    version = offer(place, tmp_path, gate="person decides", author="ada")
+    with pytest.raises(GateClosed, match="is the author"):
+        approve.run(approve.Params(version=version, person=person), place)
+    assert tag(place, version, "approved_by") == ""
+
+
+def test_nobody_approves_a_version_whose_author_is_not_known(place: Settings, tmp_path: Path) -> None:
+    version = offer(place, tmp_path, gate="person decides", author="")
+    with pytest.raises(GateClosed, match="author is not known"):
+        approve.run(approve.Params(version=version, person="grace"), place)
+    with pytest.raises(ValidationError, match="person"):
+        approve.Params(version="1", person=" ")
 
 
 def test_an_approval_opens_no_blocked_gate(place: Settings, tmp_path: Path) -> None:

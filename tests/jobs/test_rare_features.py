@@ -12,7 +12,7 @@ from jobs.conf.policy import load_policy
 from jobs.monitoring.drift import feature_figures
 
 ROWS = 1000
-RARE, USUAL = "terminal_amount_deviation_5m", "amount"
+RARE, OLDEST, USUAL = "terminal_amount_deviation_5m", "customer_amount_before_8", "amount"
 
 
 def sample(name: str, values: int) -> pd.DataFrame:
@@ -32,6 +32,8 @@ def sample(name: str, values: int) -> pd.DataFrame:
         (RARE, 11, 0, "unknown"),
         (RARE, 0, 11, "unknown"),
         (RARE, 1000, 0, "unknown"),
+        (OLDEST, 10, 0, "investigate"),
+        (OLDEST, 11, 0, "unknown"),
         (USUAL, 0, 0, "unknown"),
         (USUAL, 10, 0, "unknown"),
     ],

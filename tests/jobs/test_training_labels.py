@@ -8,17 +8,20 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from jobs.conf.contract import LabelFeed
 from jobs.conf.policy import load_policy
 from jobs.conf.settings import Settings
 from jobs.core import SluiceError, midnight
+from jobs.evaluation.labels import of_known_cards
 from jobs.lake.store import lake_of
 from jobs.lake.tables import LABELS, LANDED_FILES, MERGED_LABELS, TRANSACTIONS
 from jobs.training import frame as frame_job
 from jobs.training import labels as labels_job
-from tests.training_support import DAY, SPLIT_POLICY, made_rows
+from tests.training_support import DAY, LAST, SPLIT_POLICY, made_rows
 
 
 def at(day: int, hour: int = 0) -> pd.Timestamp:
@@ -233,3 +236,68 @@ def test_a_part_without_fraud_is_an_error_that_names_it() -> None:
     rows.loc[rows["role"] == "validation", "is_fraud"] = 0
     with pytest.raises(SluiceError, match="validation rows have 0 frauds"):
         frame_job.check_roles(rows, split)
+
+
+def test_rows_of_cards_that_were_known_to_be_compromised_judge_no_model() -> None:
+    split = frame_job.split_days(LAST, SPLIT_POLICY, 3)
+    test, fit = split.test_first, split.validation_first
+
+    def event(number: int, card: int, day: date, fraud: int, known: str | None) -> dict[str, object]:
+        known_at = None if known is None else pd.Timestamp(known, tz="UTC")
+        return {
+            "transaction_id": number,
+            "customer_id": card,
+            "day": day,
+            "is_fraud": fraud,
+            "known_at": known_at,
+        }
+
+    midnight = str(test)
+    events = pd.DataFrame([
+        event(1, 7, split.fit_last, 1, midnight),  # became known with the midnight that begins the test
+        event(2, 7, test, 1, str(test + timedelta(days=5))),
+        event(3, 8, split.fit_last, 1, f"{test} 00:00:01"),  # a second too late for the first day
+        event(4, 8, test, 0, None),
+        event(5, 8, test + timedelta(days=1), 0, None),
+        event(6, 9, split.fit_first, 1, str(test - timedelta(days=15))),  # longer ago: the card is a new one
+        event(7, 9, test, 0, None),
+        event(8, 9, fit, 0, None),
+        event(9, 5, split.tuning_last, 1, str(fit - timedelta(days=1))),
+        event(10, 5, fit, 0, None),
+        event(11, 6, split.tuning_last, 0, str(fit)),  # taken back: no fraud
+        event(12, 6, fit, 0, None),
+    ])  # fmt: skip
+    found = dict(zip(events["transaction_id"], frame_job.roles(events, split, 14), strict=True))
+    assert {number for number, role in found.items() if role == "test of known cards"} == {2, 5}
+    assert {number for number, role in found.items() if role == "validation of known cards"} == {8, 10}
+    fitted = frame_job.fit_rows(events.assign(role=found.values()))
+    assert 10 in set(fitted["transaction_id"]), "it is fitted on all the same"
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(1, 3), st.integers(0, 40)), max_size=12),
+    st.lists(st.tuples(st.integers(1, 3), st.integers(0, 40 * 24)), max_size=8),
+)
+def test_known_cards_are_those_a_loop_finds(
+    rows: list[tuple[int, int]], frauds: list[tuple[int, int]]
+) -> None:
+    first = date(2026, 1, 1)
+    events = pd.DataFrame(
+        [{"customer_id": card, "day": first + timedelta(days=day)} for card, day in rows],
+        columns=["customer_id", "day"],
+    )
+    start = pd.Timestamp(first, tz="UTC")
+    known = pd.DataFrame(
+        {
+            "customer_id": pd.Series([card for card, _ in frauds], dtype="int64"),
+            "known_at": pd.Series([start + pd.Timedelta(hours=hour) for _, hour in frauds],
+                                  dtype="datetime64[us, UTC]"),
+        }
+    )  # fmt: skip
+    expected = [
+        any(owner == card and day * 24 - 14 * 24 <= hour <= day * 24 for owner, hour in frauds)
+        for card, day in rows
+    ]
+    events["customer_id"] = events["customer_id"].astype("int64")
+    assert of_known_cards(events, known, 14).tolist() == expected

@@ -89,10 +89,11 @@ def test_operating_point_is_the_cheapest_within_the_limits() -> None:
     labels = np.array([1, 0, 1, 0])
     amounts = np.array([1_000.0, 50.0, 200.0, 50.0])
     loose = OperatingPoint(false_positive_rate_max=0.5, fraud_caught_min=1.0)
-    found = metrics.operating_points(scores, labels, amounts, costs, loose)
+    curve = metrics.cost_curve(scores, labels, amounts, costs)
+    found = metrics.operating_points(curve, loose)
     assert (found["chosen_threshold"], found["chosen_cost_minor"]) == (0.7, 500.0)
     assert (found["cheapest_threshold"], found["cheapest_cost_minor"]) == (0.9, 200.0)
     tight = OperatingPoint(false_positive_rate_max=0.0, fraud_caught_min=1.0)
-    found = metrics.operating_points(scores, labels, amounts, costs, tight)
+    found = metrics.operating_points(curve, tight)
     assert found["within_limits"] == 0.0
     assert found["chosen_threshold"] == found["cheapest_threshold"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +25,8 @@ from jobs.serving.bundles import fetch_bundle
 from jobs.training import calibrate, evaluate, gate, register, train_torch, train_xgboost, tune
 from jobs.training.bundle_writer import bundle_digest
 from jobs.training.evidence import Evidence
+from jobs.training.model_card import description_of
+from jobs.training.pictures import PICTURES
 from jobs.training.run_folder import RunFolder
 from tests.training_support import DAY, made_rows, made_run, sqlite_settings
 
@@ -39,6 +42,14 @@ def train(settings: Settings, run: str, drill: str = "none", rows: pd.DataFrame 
     for job in (train_xgboost, train_torch, calibrate, evaluate, gate):
         job.run(job.Params(**common), settings)
     return register.run(register.Params(**common, reason="a test", drill=drill), settings)
+
+
+def judged_like_the_first(settings: Settings, run: str) -> RunFolder:
+    """A run that is over but for its registration, with the files of the first one."""
+    folder, source = made_run(settings, run, ROWS), RunFolder(settings, "first")
+    own = shutil.ignore_patterns("frame.json", "mlflow.json", "lineage.json", "served")
+    shutil.copytree(source.path, folder.path, dirs_exist_ok=True, ignore=own)
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -89,10 +100,27 @@ def test_a_first_version_is_registered_for_a_person_with_everything_that_made_it
         run.data.metrics
     )
     pictures = {file.path for file in client.list_artifacts(version.run_id, "pictures")}
-    assert pictures == {
-        f"pictures/{name}.png"
-        for name in ("pr_curve", "reliability", "score_histogram", "feature_importance")
-    }
+    assert pictures == {f"pictures/{name}.png" for name in PICTURES}
+    assert {"report.html", "model_card.md"} <= {file.path for file in client.list_artifacts(version.run_id)}
+
+
+def test_the_version_is_described_by_its_card_and_its_report_shows_the_pictures(
+    settings: Settings, client: MlflowClient
+) -> None:
+    found = client.get_model_version(settings.model_name, "1")
+    text = {}
+    for name in ("report.html", "model_card.md"):
+        path = mlflow.artifacts.download_artifacts(
+            run_id=found.run_id, artifact_path=name, tracking_uri=settings.mlflow_uri
+        )
+        text[name] = Path(path).read_text()
+    assert found.description == description_of(text["model_card.md"])
+    assert f"- {found.tags[state.TAG_GATE_REASON].split(';')[0]}" in text["model_card.md"]
+    assert text["report.html"].count("data:image/png;base64,") == len(PICTURES)
+    metrics = client.get_run(found.run_id).data.metrics
+    assert {"slice_night_pr_auc_low", "week_1_pr_auc", "decision_block_frauds", "leak_check_planted"} <= set(
+        metrics
+    )
 
 
 def test_each_trial_is_a_nested_run_with_its_curve_and_why_it_ended(
@@ -113,7 +141,12 @@ def test_the_lineage_names_data_code_features_seeds_and_environment(settings: Se
     assert found["table_versions"] == {"transactions": 1}
     assert found["label_snapshot"]["digest"]
     assert found["features"] == list(MODEL_FEATURES)
-    assert found["seeds"] == [7, 17, 27]
+    assert found["policy"]["training"]["seeds"] == [7, 17, 27]
+    assert found["policy"]["decisions"]["blend_first"] == 0.6
+    assert found["xgboost"]["seed"] in (7, 17, 27)
+    assert found["torch"]["seed"] == 7
+    assert found["torch"]["epochs"] >= 1
+    assert found["torch"]["hyperparameters"]["learning_rate"] > 0
     assert found["environment"]["xgboost-cpu"]
     assert found["code_commit"]
 
@@ -155,6 +188,32 @@ def test_registering_a_run_again_gives_the_version_that_it_has(settings: Setting
     assert {receipt.facts["version"] for receipt in receipts} == {"1"}
 
 
+def test_two_trainings_that_end_at_once_are_registered_one_after_the_other(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+    for run in ("early", "late"):
+        judged_like_the_first(settings, run)
+    begin, end = register.existing_version, register.create_version
+
+    def begun(client: MlflowClient, name: str, run: str) -> str | None:
+        seen.append(run)
+        time.sleep(0.5)  # the other one comes to the lock meanwhile
+        return begin(client, name, run)
+
+    def ended(*arguments: Any) -> str:
+        seen.extend(each[state.TAG_RUN] for each in arguments if isinstance(each, dict))
+        return end(*arguments)
+
+    monkeypatch.setattr(register, "existing_version", begun)
+    monkeypatch.setattr(register, "create_version", ended)
+    with ThreadPoolExecutor(2) as pool:
+        both = [register.Params(day=DAY, run=run) for run in ("early", "late")]
+        receipts = list(pool.map(lambda params: register.run(params, settings), both))
+    assert len({receipt.facts["version"] for receipt in receipts}) == 2
+    assert seen in (["early", "early", "late", "late"], ["late", "late", "early", "early"])
+
+
 def test_shuffled_labels_are_blocked_against_the_baselines_and_registered_all_the_same(
     settings: Settings, client: MlflowClient, champion: str
 ) -> None:
@@ -182,18 +241,16 @@ def test_a_challenger_meets_the_champion_on_the_same_rows_and_itself_is_no_news(
 
 
 def test_a_live_drill_spoils_the_registered_bundle_and_not_the_evidence(
-    settings: Settings, champion: str
+    settings: Settings, client: MlflowClient, champion: str
 ) -> None:
-    folder = made_run(settings, "shifted", made_rows(300, seed=2))
-    source = RunFolder(settings, "first")
-    for name in ("tuning.json", "evaluation.json", "gate.json", "xgboost/facts.json", "reference.parquet"):
-        folder.file(name).write_bytes(source.existing(name).read_bytes())
-    register.copy_with_drill(source.existing("bundle"), folder.path / "bundle", "none")
+    folder = judged_like_the_first(settings, "shifted")
     receipt = register.run(register.Params(day=DAY, run="shifted", drill="shifted_scores"), settings)
     bad = ModelBundle.load(fetch_bundle(settings, receipt.facts["version"]))
     reference = folder.read_frame("reference.parquet")
     scores = bad.score(reference[list(MODEL_FEATURES)].to_numpy(dtype=np.float32))
     assert bad.version_info.drill == "shifted_scores"
+    found = client.get_model_version(settings.model_name, receipt.facts["version"])
+    assert "Fire drill: shifted_scores" in found.description
     assert scores.mean() > reference["score"].mean() + 0.2
 
 

@@ -15,23 +15,22 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import pyarrow as pa
 import pytest
 import redis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from jobs.conf.settings import Settings
-from jobs.features.declarations import VELOCITY, VELOCITY_FEATURES
+from jobs.features.declarations import SEQUENCE_AMOUNTS, SEQUENCE_SECONDS
 from jobs.features.measures import measure
 from jobs.features.velocity_redis import RedisVelocityStore
 from jobs.features.velocity_store import Event, VelocityStore, open_velocity_store
+from tests.velocity_list import NOON, agree, event, expected_of, named, table_of
 
 if TYPE_CHECKING:
     from tests.redis_server import RedisServer
 
 pytest_plugins = ("tests.redis_server",)
-NOON = datetime(2026, 3, 4, 12, tzinfo=UTC)
 ROOT = Path(__file__).parents[2]
 OpenStore = Callable[[], VelocityStore]
 
@@ -54,68 +53,6 @@ def open_store(request: pytest.FixtureRequest, home: Settings) -> Iterator[OpenS
     yield open_one
     for store in opened:
         store.close()
-
-
-def event(
-    number: int, ago: timedelta, customer: int = 1, terminal: int = 10, amount_minor: int = 1000
-) -> Event:
-    """An event so long before noon."""
-    return Event(number, NOON - ago, customer, terminal, amount_minor)
-
-
-def named(values: list[float]) -> dict[str, float]:
-    return dict(zip(VELOCITY_FEATURES, values, strict=True))
-
-
-def table_of(events: list[Event]) -> pa.Table:
-    return pa.table(
-        {
-            "transaction_id": pa.array([each.transaction_id for each in events], pa.int64()),
-            "event_time": pa.array([each.event_time for each in events], pa.timestamp("us", "UTC")),
-            "customer_id": pa.array([each.customer_id for each in events], pa.int64()),
-            "terminal_id": pa.array([each.terminal_id for each in events], pa.int64()),
-            "amount_minor": pa.array([each.amount_minor for each in events], pa.int64()),
-        }
-    )
-
-
-def expected_of(asked: Event, past: list[Event]) -> list[float]:
-    """The features of an event by going through everything that was recorded."""
-    values = []
-    for feature in VELOCITY:
-        inside = [
-            each
-            for each in past
-            if asked.event_time - feature.window <= each.event_time < asked.event_time
-            and (feature.entity == "terminal" or each.customer_id == asked.customer_id)
-            and (feature.entity == "customer" or each.terminal_id == asked.terminal_id)
-        ]
-        amounts = [each.amount_minor / 100 for each in inside]
-        values.append(
-            {
-                "count": lambda inside=inside: float(len(inside)),
-                "amount_sum": lambda amounts=amounts: math.fsum(amounts),
-                "amount_mean": lambda amounts=amounts: statistics.fmean(amounts) if amounts else math.nan,
-                "amount_deviation": lambda amounts=amounts: (
-                    statistics.stdev(amounts) if len(amounts) > 1 else math.nan
-                ),
-                "seconds_since_last": lambda inside=inside: (
-                    (asked.event_time - max(each.event_time for each in inside)) / timedelta(seconds=1)
-                    if inside
-                    else math.nan
-                ),
-                "is_new": lambda inside=inside: float(not inside),
-            }[feature.measure]()
-        )
-    return values
-
-
-def agree(found: list[float], expected: list[float]) -> None:
-    """Equal up to rounding; a deviation within the rounding of the squares it is the difference of."""
-    largest = max((value for value in expected if value == value), default=0.0)
-    for feature, ours, theirs in zip(VELOCITY, found, expected, strict=True):
-        slack = 1e-6 * largest if feature.measure == "amount_deviation" else 0.0
-        assert ours == pytest.approx(theirs, rel=1e-9, abs=max(slack, 1e-5), nan_ok=True), feature.name
 
 
 def test_an_event_sees_what_was_before_it(open_store: OpenStore) -> None:
@@ -167,6 +104,31 @@ def test_a_window_ends_a_microsecond_after_its_length(open_store: OpenStore) -> 
     assert math.isnan(beyond["customer_seconds_since_last_30d"])
     assert beyond["pair_is_new_30d"] == 1.0
     assert math.isnan(exact["terminal_seconds_since_last_24h"])
+
+
+def test_the_last_transactions_come_one_by_one_the_newest_first(open_store: OpenStore) -> None:
+    store = open_store()
+    store.take(event(1, timedelta(days=30), amount_minor=9_00))
+    store.take(event(2, timedelta(hours=2), amount_minor=7_00))
+    store.take(event(3, timedelta(hours=1), amount_minor=3_00))  # of one instant the larger is the newer
+    store.take(event(4, timedelta(hours=1), terminal=11, amount_minor=100_00))
+    store.take(event(5, timedelta(hours=1), amount_minor=20_00))
+    store.take(event(6, timedelta(minutes=1), customer=2))
+    store.take(event(7, timedelta(0), amount_minor=1_00))  # of the event's own instant
+    found = store.peek(event(8, timedelta(0)))
+    amounts, seconds = (
+        [named(found)[name] for name in names] for names in (SEQUENCE_AMOUNTS, SEQUENCE_SECONDS)
+    )
+    assert amounts[:5] == [100.0, 20.0, 3.0, 7.0, 9.0]
+    assert seconds[:5] == [3600.0, 3600.0, 3600.0, 7200.0, 30 * 86_400.0]
+    assert all(map(math.isnan, amounts[5:] + seconds[5:]))
+    beyond = named(store.peek(event(8, timedelta(microseconds=-1))))
+    assert [beyond[name] for name in SEQUENCE_AMOUNTS[:5]] == [1.0, 100.0, 20.0, 3.0, 7.0]
+    assert math.isnan(beyond["customer_amount_before_6"])
+    for number in range(9, 20):
+        store.take(event(number, timedelta(seconds=20 - number), amount_minor=number * 100))
+    full = named(store.peek(event(20, timedelta(0))))
+    assert [full[name] for name in SEQUENCE_AMOUNTS] == [float(number) for number in range(19, 11, -1)]
 
 
 def test_a_look_records_nothing(open_store: OpenStore) -> None:

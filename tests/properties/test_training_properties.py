@@ -60,7 +60,12 @@ def test_no_label_of_a_fit_row_matures_inside_the_test(
     last: date, test_days: int, validation_days: int, embargo: int
 ) -> None:
     training = Training(
-        window_days=200, validation_days=validation_days, test_days=test_days, calibration_days=5, seeds=(1,)
+        window_days=200,
+        validation_days=validation_days,
+        test_days=test_days,
+        calibration_days=5,
+        known_card_days=14,
+        seeds=(1,),
     )
     split = split_days(last, training, embargo)
     assert split.tuning_last < split.validation_first <= split.fit_last < split.test_first <= split.test_last

@@ -28,10 +28,9 @@ STEPS = st.sampled_from(
         for tick in (-1, 0, 1)
     ]
 )
+AMOUNTS = st.one_of(st.just(500), st.integers(1, 99_999))
 EVENTS = st.lists(
-    st.tuples(
-        STEPS, st.integers(1, 2), st.integers(1, 2), st.integers(1, 99_999), st.sampled_from([0, 0, 0, 2])
-    ),
+    st.tuples(STEPS, st.integers(1, 2), st.integers(1, 2), AMOUNTS, st.sampled_from([0, 0, 0, 2])),
     min_size=1,
     max_size=25,
 )

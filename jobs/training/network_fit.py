@@ -1,0 +1,168 @@
+"""Fits a sequence network: epochs with early stopping, on a GPU where there is one, resumable at every epoch.
+
+In: float32 matrices with NaN for gaps, labels 0/1. Out: the network, the mean loss and the held-out PR-AUC of
+each epoch.
+Loss: cross-entropy with the class weight of the training rows. On a GPU the layers are compiled and run in
+bfloat16; the rows lie on the device as a whole.
+A checkpoint (NumPy's npz, no pickle) has the network, the optimizer, the random generator's state and the
+best epoch so far: a fit that is killed goes on from the last whole epoch, and ends as one that was not. One
+that was made for something else (another `key`) or that cannot be read is not used.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.metrics import average_precision_score
+from torch import Tensor, nn
+
+from jobs.training.boosting import class_weight
+from jobs.training.run_folder import replacing
+from jobs.training.sequence_network import Inputs, SequenceNetwork, raw_scores
+
+PATIENCE_EPOCHS = 3
+BATCH = 1024
+LEARNING_RATE = 3e-3
+WEIGHT_DECAY = 1e-4
+WEIGHT_POWER = 0.5  # the full balance makes raw scores useless before calibration
+LOGGER = logging.getLogger("sluice.training")
+
+
+@dataclass
+class Fit:
+    """A fit, under way or done."""
+
+    network: SequenceNetwork
+    optimizer: torch.optim.Optimizer
+    generator: torch.Generator  # of the order of the rows; on the CPU, so that any device sees the same order
+    losses: list[float] = field(default_factory=list)  # mean of each epoch
+    curve: list[float] = field(default_factory=list)  # held-out PR-AUC of each epoch
+    best: dict[str, Tensor] = field(default_factory=dict)
+
+
+def device() -> torch.device:
+    """The GPU where there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def fit_network(
+    matrix: np.ndarray,
+    labels: np.ndarray,
+    features: tuple[str, ...],
+    *,
+    seed: int,
+    epochs: int,
+    held: tuple[np.ndarray, np.ndarray] | None = None,
+    checkpoint: Path | None = None,
+    key: Mapping[str, Any] | None = None,
+) -> Fit:
+    """Fit for a number of epochs, or until the held-out PR-AUC stops rising.
+
+    Args:
+        checkpoint: where to leave what is needed to go on after each epoch, with `key`, which must be equal
+            for a later call to go on from it.
+
+    Returns:
+        The fit; its network is that of the best epoch where rows are held out, else of the last.
+    """
+    place = device()
+    fit = _begin(matrix, features, seed, place)
+    if checkpoint is not None:
+        _restore(fit, checkpoint, dict(key or {}))
+    inputs = Inputs(*(part.to(place) for part in fit.network.prepared(torch.from_numpy(matrix).to(place))))
+    targets = torch.from_numpy(labels.astype(np.float32)).to(place)
+    loss_of = nn.BCEWithLogitsLoss(pos_weight=torch.tensor(class_weight(labels, WEIGHT_POWER), device=place))
+    layers = torch.compile(fit.network.logits) if place.type == "cuda" else fit.network.logits
+    while len(fit.losses) < epochs and not _no_longer_rising(fit.curve):
+        fit.losses.append(run_epoch(fit, layers, inputs, targets, loss_of))
+        if held is not None:
+            fit.curve.append(float(average_precision_score(held[1], raw_scores(fit.network, held[0]))))
+            if fit.curve[-1] >= max(fit.curve):
+                fit.best = {name: value.clone() for name, value in fit.network.state_dict().items()}
+        LOGGER.info("epoch %d of up to %d: loss %.5f", len(fit.losses), epochs, fit.losses[-1])
+        if checkpoint is not None:
+            _save(fit, checkpoint, dict(key or {}))
+    if fit.best:
+        fit.network.load_state_dict(fit.best)
+    fit.network.cpu().eval()
+    return fit
+
+
+def _begin(matrix: np.ndarray, features: tuple[str, ...], seed: int, place: torch.device) -> Fit:
+    with torch.random.fork_rng(devices=[]):  # the seed of the first weights is nobody else's
+        torch.manual_seed(seed)
+        network = SequenceNetwork(features)
+    network.fit_inputs(torch.from_numpy(matrix))
+    network.to(place)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
+    return Fit(network, optimizer, torch.Generator().manual_seed(seed))
+
+
+def _no_longer_rising(curve: list[float]) -> bool:
+    return bool(curve) and len(curve) - 1 - int(np.argmax(curve)) >= PATIENCE_EPOCHS
+
+
+def run_epoch(
+    fit: Fit, layers: Callable[[Inputs], Tensor], inputs: Inputs, targets: Tensor, loss_of: nn.Module
+) -> float:
+    """One pass over the rows in a new order; the mean loss."""
+    fit.network.train()
+    order = torch.randperm(len(targets), generator=fit.generator).to(targets.device)
+    total = torch.zeros((), device=targets.device)
+    for start in range(0, len(order), BATCH):
+        rows = order[start : start + BATCH]
+        batch = Inputs(*(part.index_select(0, rows) for part in inputs))
+        fit.optimizer.zero_grad()
+        with torch.autocast(targets.device.type, torch.bfloat16, enabled=targets.device.type == "cuda"):
+            logits = layers(batch)
+        loss = loss_of(logits.float(), targets[rows])
+        loss.backward()
+        fit.optimizer.step()
+        total += loss.detach() * len(rows)
+    return float(total) / len(order)
+
+
+def _save(fit: Fit, path: Path, key: dict[str, Any]) -> None:
+    """The state of a fit, whole or not at all."""
+    arrays = {f"network/{name}": value for name, value in fit.network.state_dict().items()}
+    arrays |= {f"best/{name}": value for name, value in fit.best.items()}
+    for place, state in fit.optimizer.state_dict()["state"].items():
+        arrays |= {f"optimizer/{place}/{name}": value for name, value in state.items()}
+    arrays["generator"] = fit.generator.get_state()
+    facts = json.dumps({"key": key, "curve": fit.curve, "losses": fit.losses})
+    found = {name: value.cpu().numpy() for name, value in arrays.items()}
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, facts=np.frombuffer(facts.encode(), dtype=np.uint8), **found)
+
+
+def _restore(fit: Fit, path: Path, key: dict[str, Any]) -> None:
+    """Go on where the checkpoint stands, if there is one of the same fit."""
+    try:
+        with np.load(path, allow_pickle=False) as content:
+            facts = json.loads(content["facts"].tobytes())
+            if facts["key"] != json.loads(json.dumps(key)):
+                return
+            arrays = {name: torch.from_numpy(content[name]) for name in content.files if name != "facts"}
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
+        return
+    fit.network.load_state_dict(_part(arrays, "network/"))
+    fit.best = _part(arrays, "best/")
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, value in _part(arrays, "optimizer/").items():
+        place, _, what = name.partition("/")
+        state.setdefault(int(place), {})[what] = value
+    fit.optimizer.load_state_dict(fit.optimizer.state_dict() | {"state": state})
+    fit.generator.set_state(arrays["generator"])
+    fit.curve, fit.losses = facts["curve"], facts["losses"]
+
+
+def _part(arrays: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in arrays.items() if name.startswith(prefix)}

@@ -1,0 +1,278 @@
+"""The evidence about a version as one page for people, beside its figures and pictures in MLflow.
+
+In: evidence, the gate's verdict, the pictures of the run. Out: one HTML file that needs nothing from
+anywhere: pictures are inside it, it has no script, and its policy lets a browser fetch nothing.
+Every text is escaped. A figure that there is none of is shown as "none".
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable, Sequence
+from html import escape
+
+from jobs.training.evidence import Evidence, Figures
+from jobs.training.explain import in_words
+from jobs.training.gate import GateResult
+from jobs.training.pictures import MOST_FEATURES, PICTURES
+from jobs.training.run_folder import RunFolder
+
+REPORT_FILE = "report.html"
+STYLE = (
+    "body{font:15px/1.5 sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem;color:#222}"
+    "table{border-collapse:collapse;margin:.6rem 0 1.2rem}"
+    "th,td{border-bottom:1px solid #ddd;padding:.2rem .8rem .2rem 0;text-align:left;vertical-align:top}"
+    "td.n{text-align:right;font-variant-numeric:tabular-nums}"
+    "figure{display:inline-block;margin:0 1rem 1rem 0}img{max-width:100%}figcaption{color:#555}"
+    ".fail{color:#a00}.pass{color:#070}.inconclusive{color:#850}"
+)
+FETCH_NOTHING = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+NONE = "none"
+Cell = str | float | int | None
+
+
+def number(value: float | None, digits: int = 4) -> str:
+    """A figure for people."""
+    return NONE if value is None else f"{value:,.{digits}f}"
+
+
+def with_interval(value: float | None, low: float | None, high: float | None) -> str:
+    """A figure with its 95 % interval, where it has one."""
+    if low is None or high is None:
+        return number(value)
+    return f"{number(value)} [{number(low)}, {number(high)}]"
+
+
+def money(minor: float | None, currency: str) -> str:
+    """An amount of minor units in major ones."""
+    return NONE if minor is None else f"{minor / 100:,.2f} {currency}"
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[Cell]]) -> str:
+    """Rows of cells; numbers stand on the right."""
+    body = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in rows)
+    if not body:
+        return "<p>None.</p>"
+    return f"<table><tr>{''.join(f'<th>{escape(name)}</th>' for name in head)}</tr>{body}</table>"
+
+
+def _cell(value: Cell) -> str:
+    if value is None or isinstance(value, str):
+        return f"<td>{escape(NONE if value is None else value)}</td>"
+    text = number(value) if isinstance(value, float) else f"{value:,}"
+    return f'<td class="n">{text}</td>'
+
+
+def pictures(folder: RunFolder, *names: str) -> str:
+    """Pictures of the run, inside the page."""
+    found = []
+    for name in names:
+        content = base64.b64encode(folder.existing(f"pictures/{name}.png").read_bytes()).decode()
+        title = escape(PICTURES[name])
+        found.append(
+            f'<figure><img alt="{title}" src="data:image/png;base64,{content}">'
+            f"<figcaption>{title}</figcaption></figure>"
+        )
+    return "".join(found)
+
+
+def report_page(
+    evidence: Evidence, gate: GateResult, folder: RunFolder, *, model: str, drill: str, currency: str
+) -> str:
+    """The page, with the pictures of the run's folder; `drill` says what was broken on purpose."""
+    title = escape(f"Evidence: {model}, run {evidence.run}")
+    parts = [
+        f"<h1>{title}</h1>",
+        _summary(evidence, gate, drill),
+        "<h2>Figures</h2>",
+        _figures(evidence),
+        pictures(folder, "pr_curve", "roc_curve", "reliability", "score_histogram"),
+        "<h2>Money</h2>",
+        _money(evidence, currency),
+        pictures(folder, "cost_curve"),
+        "<h2>Slices and weeks</h2>",
+        _slices(evidence),
+        pictures(folder, "slices", "weeks"),
+        "<h2>Groups</h2>",
+        _groups(evidence),
+        "<h2>What the model looks at</h2>",
+        _features(evidence),
+        pictures(folder, "contributions", "feature_importance"),
+        "<h2>Highest scores</h2>",
+        _cases(evidence),
+        "<h2>Behaviour and leaks</h2>",
+        _behaviour(evidence),
+    ]
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        f'<meta http-equiv="Content-Security-Policy" content="{escape(FETCH_NOTHING)}">'
+        f"<title>{title}</title><style>{STYLE}</style></head><body>{''.join(parts)}</body></html>\n"
+    )
+
+
+def _summary(evidence: Evidence, gate: GateResult, drill: str) -> str:
+    text = (
+        f"Trained as of {evidence.day}; judged on {evidence.rows:,} transactions of {evidence.test_first} to "
+        f"{evidence.test_last}, {evidence.positives:,} of them frauds, that nothing else has seen."
+    )
+    broken = "" if drill == "none" else f"<p class='fail'>Fire drill, broken on purpose: {escape(drill)}.</p>"
+    reasons = "".join(f"<li>{escape(reason)}</li>" for reason in gate.reasons)
+    checks = table(
+        ("check", "outcome", "value", "threshold", "detail"),
+        ((each.name, each.outcome.value, each.value, each.threshold, each.detail) for each in gate.checks),
+    )
+    kind = {"blocked": "fail", "automatic": "pass"}.get(gate.classification, "inconclusive")
+    verdict = f"<h2>Gate: <span class='{kind}'>{escape(gate.classification)}</span></h2>"
+    return f"<p>{escape(text)}</p>{broken}{verdict}<ul>{reasons}</ul>{checks}"
+
+
+def models_of(evidence: Evidence) -> list[Figures]:
+    """The challenger and what it is compared with."""
+    return [evidence.challenger, *([evidence.champion] if evidence.champion else []), *evidence.baselines]
+
+
+def _figures(evidence: Evidence) -> str:
+    rows = (
+        (
+            each.name,
+            with_interval(each.pr_auc, each.pr_auc_low, each.pr_auc_high),
+            with_interval(each.roc_auc, each.roc_auc_low, each.roc_auc_high),
+            each.card_precision,
+            each.recall_at_fpr,
+            each.ece,
+            each.brier,
+        )
+        for each in models_of(evidence)
+    )
+    head = ("model", "PR-AUC [95 %]", "ROC-AUC [95 %]", "card precision @100 a day",
+            "recall at the policy's FPR", "calibration error", "Brier")  # fmt: skip
+    against = ""
+    if evidence.champion_version:
+        change = evidence.difference
+        told = evidence.champion_problem or with_interval(change.value, change.low, change.high)
+        against = f"PR-AUC against champion {evidence.champion_version}, on the same rows: {told}. "
+    p50, p99 = (number(value, 3) for value in (evidence.latency_p50_ms, evidence.latency_p99_ms))
+    text = f"{against}One score takes {p50} ms (p50), {p99} ms (p99)."
+    return f"{table(head, rows)}<p>{escape(text)}</p>"
+
+
+def _money(evidence: Evidence, currency: str) -> str:
+    point = evidence.operating_point
+    rows = [
+        (
+            name,
+            number(point.get(f"{key}_threshold")),
+            number(point.get(f"{key}_false_positive_rate")),
+            number(point.get(f"{key}_fraud_caught")),
+            money(point.get(f"{key}_cost_minor"), currency),
+        )
+        for name, key in (("chosen, within the limits", "chosen"), ("cheapest of all", "cheapest"))
+    ]
+    if not point.get("within_limits"):
+        rows[0] = ("chosen: none keeps the limits, so the cheapest", *rows[0][1:])
+    rows.append(("nothing stopped", NONE, "0", "0", money(point.get("nothing_stopped_cost_minor"), currency)))
+    decisions = (
+        (
+            each.decision,
+            each.frauds,
+            money(each.fraud_amount_minor, currency),
+            each.good,
+            money(each.good_amount_minor, currency),
+        )
+        for each in evidence.decisions
+    )
+    return (
+        table(("operating point", "threshold", "false positive rate", "frauds caught", "cost"), rows)
+        + "<h3>By decision band of the policy, rules aside</h3>"
+        + table(("decision", "frauds", "their amount", "good", "their amount"), decisions)
+    )
+
+
+def _slices(evidence: Evidence) -> str:
+    slices = (
+        (
+            each.name,
+            each.rows,
+            each.positives,
+            with_interval(each.pr_auc, each.pr_auc_low, each.pr_auc_high),
+            each.champion_pr_auc,
+            with_interval(each.difference.value, each.difference.low, each.difference.high),
+        )
+        for each in evidence.slices
+    )
+    weeks = (
+        (
+            f"{each.first} to {each.last}",
+            each.rows,
+            each.positives,
+            with_interval(each.pr_auc, each.pr_auc_low, each.pr_auc_high),
+        )
+        for each in evidence.weeks
+    )
+    head = ("rows", "frauds", "PR-AUC [95 %]")
+    return table(("slice", *head, "champion", "difference [95 %]"), slices) + table(("week", *head), weeks)
+
+
+def _groups(evidence: Evidence) -> str:
+    rows = (
+        (
+            group.name,
+            band.name,
+            band.rows,
+            band.positives,
+            band.true_positive_rate,
+            band.false_positive_rate,
+        )
+        for group in evidence.groups
+        for band in group.bands
+    )
+    return table(("group", "band", "rows", "frauds", "frauds not approved", "good not approved"), rows)
+
+
+def _features(evidence: Evidence) -> str:
+    rows = (
+        (each.feature, each.mean_absolute, each.rises, evidence.importance.get(each.feature))
+        for each in evidence.contributions[:MOST_FEATURES]
+    )
+    head = ("feature", "mean size, log-odds", "rank correlation with its value", "share of gain")
+    note = "Exact contributions to the boosted trees before calibration and blending."
+    return f"<p>{note}</p>{table(head, rows)}"
+
+
+def _cases(evidence: Evidence) -> str:
+    rows = (
+        (
+            str(each.transaction_id),
+            str(each.day),
+            each.score,
+            "fraud" if each.is_fraud else "good",
+            "; ".join(f"{in_words(reason)} ({reason.contribution:+.2f})" for reason in each.reasons),
+        )
+        for each in evidence.cases
+    )
+    return table(("transaction", "day", "score", "truth", "what raised it most (log-odds)"), rows)
+
+
+def _behaviour(evidence: Evidence) -> str:
+    behaviour = (
+        (each.name, each.expected, each.rows, each.change, each.share_wrong, _held(each.held))
+        for each in evidence.behaviour
+    )
+    leaks = (
+        (
+            each.name,
+            each.expected,
+            with_interval(each.value, each.low, each.high),
+            each.chance,
+            _held(each.held),
+        )
+        for each in evidence.leak_checks
+    )
+    return (
+        table(("what changes", "expected", "rows", "change", "share that moves the wrong way", ""), behaviour)
+        + table(("leak check", "expected", "figure [95 %]", "chance", ""), leaks)
+    )  # fmt: skip
+
+
+def _held(held: bool) -> str:
+    return "holds" if held else "does not hold"
