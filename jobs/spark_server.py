@@ -94,6 +94,8 @@ def server_command(settings: Settings, port: int) -> list[str]:
         "spark.sql.catalog.spark_catalog": "org.apache.spark.sql.delta.catalog.DeltaCatalog",
         "spark.sql.session.timeZone": "UTC",
         "spark.sql.shuffle.partitions": "4",
+        # a day's build has about as many classes as the default of 100: each day would compile them anew
+        "spark.sql.codegen.cache.maxEntries": "1000",
         # a day's log is small: reading it with the default 50 tasks costs more than the query
         "spark.databricks.delta.snapshotPartitions": "1",
         # partitions prune well enough; statistics of each column cost a good part of a small write

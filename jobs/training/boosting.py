@@ -16,7 +16,9 @@ from xgboost.callback import TrainingCallback
 from jobs.training.run_folder import replacing
 
 BOOSTER_FILE = "xgboost/model.ubj"  # in the folder of a run
-FIXED = {"objective": "binary:logistic", "tree_method": "hist", "max_bin": 128, "verbosity": 0}
+# Fewer bins blur a feature that is 0 in nearly all rows, as a risk is; more gain nothing (docs/handbook.md).
+BINS = 512
+FIXED = {"objective": "binary:logistic", "tree_method": "hist", "max_bin": BINS, "verbosity": 0}
 
 
 def class_weight(labels: np.ndarray, power: float) -> float:
@@ -42,7 +44,7 @@ def fit_booster(
 
 def training_matrix(matrix: np.ndarray, labels: np.ndarray, threads: int) -> xgboost.QuantileDMatrix:
     """The rows in bins: the same for all parameters, and a good part of the time of a short trial."""
-    return xgboost.QuantileDMatrix(matrix, labels, nthread=threads, max_bin=FIXED["max_bin"])
+    return xgboost.QuantileDMatrix(matrix, labels, nthread=threads, max_bin=BINS)
 
 
 def boost(

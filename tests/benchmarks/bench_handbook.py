@@ -36,6 +36,7 @@ from tests.benchmarks.handbook_models import (
     published_scores,
 )
 from tests.benchmarks.handbook_protocol import (
+    DELAY_DAYS,
     SINGLE,
     TEST_FOLDS,
     VALIDATION_FOLDS,
@@ -60,6 +61,7 @@ PUBLISHED_FOLDS = {
     DEEP_FOREST: Figures(0.870, 0.678, 0.299),
 }
 PUBLISHED_LEAK = Figures(0.974, 0.909, 0.395)
+INSTANT = timedelta(seconds=1)  # no delay, and still not the transaction's own label
 BEST_PUBLISHED = Figures(0.879, 0.687, 0.305)  # of any model, each figure for itself
 GOALS = Figures(0.879, 0.690, 0.305)
 NAMES = {"auc": "AUC", "average_precision": "average precision", "card_precision": "CP@100"}
@@ -68,11 +70,12 @@ LEAK_ALARM = 0.72  # an average precision above it has to be explained
 HIDDEN_AUC = (
     0.6  # of frauds that nobody can know, beside good transactions: chance, and what few of them allow
 )
+BATCH_AGE = DELAY_DAYS + 1  # of the youngest fraud that a risk as of the midnight before can know
 SAMPLES, SEED = 400, 11
 CHOSEN = Choice("chosen")
 ALTERNATIVES = (
     replace(CHOSEN, name="seven days", whole_history=False, kept=1.0),
-    replace(CHOSEN, name="128 bins, as the pipeline has", bins=128),
+    replace(CHOSEN, name="128 bins", bins=128),
     replace(CHOSEN, name="trees of depth 3", parameters={**CHOSEN.parameters, "max_depth": 3}),
 )
 
@@ -93,15 +96,14 @@ def run() -> list[Case]:
         print(f"skipped: there is no data set at {HANDBOOK}")
         return [Case("handbook: no data set", 0.0, None, "", "the handbook's data", met=False)]
     raw = raw_transactions()
-    hidden = unknowable(raw)
     recent = np.asarray(raw["day"] >= pd.Timestamp(FIRST))
     rows = raw[recent].reset_index(drop=True)
+    hidden, later = (unknowable(raw, age)[recent] for age in (DELAY_DAYS, BATCH_AGE))
+    published_names = ("TX_AMOUNT", *COLUMNS)
     return [
-        *published_cases(with_features(rows, published_frame(), ("TX_AMOUNT", *COLUMNS))),
-        *own_cases(with_features(rows, own_frame(), MODEL_FEATURES), hidden[recent]),
-        *leak_cases(
-            with_features(rows, published_frame(timedelta(0)), ("TX_AMOUNT", *COLUMNS)), hidden[recent]
-        ),
+        *published_cases(with_features(rows, published_frame(), published_names)),
+        *own_cases(with_features(rows, own_frame(), MODEL_FEATURES), hidden, later),
+        *leak_cases(with_features(rows, published_frame(INSTANT), published_names), hidden),
     ]
 
 
@@ -140,7 +142,7 @@ def as_published(what: str, found: Figures, book: Figures) -> list[Case]:
     ]  # fmt: skip
 
 
-def own_cases(data: Data, hidden: np.ndarray) -> list[Case]:
+def own_cases(data: Data, hidden: np.ndarray, later: np.ndarray) -> list[Case]:
     """Our own features and model: chosen on the validation folds, measured on the test folds."""
     validated = {
         choice: mean(judged(data, choice, VALIDATION_FOLDS)[0]) for choice in (CHOSEN, *ALTERNATIVES)
@@ -171,6 +173,7 @@ def own_cases(data: Data, hidden: np.ndarray) -> list[Case]:
             Case(f"test folds, own: {words}, {what}", number, book, "", "shown", met=True)
             for what, number in shown.items()
         ]
+    cases += limit_cases(data, later, average, tests)
     return [*cases, *honest_cases(data, hidden, average, tests, scores)]
 
 
@@ -188,24 +191,36 @@ def judged(data: Data, choice: Choice, folds: tuple[date, ...]) -> tuple[list[Fi
     return [each for each, _ in found], [each for _, each in found]
 
 
+def limit_cases(data: Data, later: np.ndarray, found: Figures, tests: list[np.ndarray]) -> list[Case]:
+    """What one would reach that knows all frauds but those that a risk as of midnight cannot know yet."""
+    limit = knowing(data, later, tests)
+    return [
+        Case(f"test folds, own: {words}, beside who knows all that features of midnight can",
+             getattr(found, name), getattr(limit, name), "", "shown", met=True)
+        for name, words in NAMES.items()
+    ]  # fmt: skip
+
+
+def knowing(data: Data, unknown: np.ndarray, tests: list[np.ndarray]) -> Figures:
+    """The figures of one that knows every fraud but some, mean over folds."""
+    known = (data.labels * ~unknown).astype(float)
+    return mean([figures(data.rows[test], known[test]) for test in tests])
+
+
 def honest_cases(
     data: Data, hidden: np.ndarray, found: Figures, tests: list[np.ndarray], scores: list[np.ndarray]
 ) -> list[Case]:
-    """Whether the model ranks what it cannot know by chance; what one could reach that knows all the rest."""
+    """Whether the model ranks what it cannot know by chance, and stays below one that knows all the rest."""
     chance = hidden_auc(data, hidden, tests, scores)
-    limit = mean([figures(data.rows[test], (data.labels & ~hidden)[test].astype(float)) for test in tests])
-    share = sum(int(hidden[test].sum()) for test in tests) / sum(
-        int(data.labels[test].sum()) for test in tests
-    )
-    alarm = found.average_precision > LEAK_ALARM
-    print(f"share of frauds that nobody can know: {share:.3f}; who knows all others has {limit}")
+    limit = knowing(data, hidden, tests).average_precision
+    honest = found.average_precision <= limit and chance <= HIDDEN_AUC
     return [
         Case("test folds, own: AUC of frauds that nobody can know", chance, 0.5, "", f"<= {HIDDEN_AUC}",
              chance <= HIDDEN_AUC),
         Case("test folds, own: average precision, beside who knows all that can be known",
-             found.average_precision, limit.average_precision, "",
+             found.average_precision, limit, "",
              f"<= {LEAK_ALARM}, or ratio <= 1 and the frauds that nobody can know hidden",
-             not alarm or (found.average_precision <= limit.average_precision and chance <= HIDDEN_AUC)),
+             found.average_precision <= LEAK_ALARM or honest),
     ]  # fmt: skip
 
 
@@ -221,11 +236,16 @@ def hidden_auc(data: Data, hidden: np.ndarray, tests: list[np.ndarray], scores: 
 def leak_cases(data: Data, hidden: np.ndarray) -> list[Case]:
     """A terminal's risk without its delay, as a defect would have it: the checks must see it."""
     training, test = training_rows(data.rows, SINGLE), judged_rows(data.rows, SINGLE)
-    scores = published_scores(FOREST, data.matrix[training], data.labels[training], data.matrix[test])
-    found = figures(data.rows[test], scores)
-    told = hidden_auc(data, hidden, [test], [scores])
+    scores = published_scores(XGBOOST, data.matrix[training], data.labels[training], data.matrix[test])
+    found, told = figures(data.rows[test], scores), hidden_auc(data, hidden, [test], [scores])
     return [
-        *as_published("single split, risk without its delay", found, PUBLISHED_LEAK),
+        *(
+            Case(f"single split, risk without its delay: {words}", getattr(found, name),
+                 getattr(PUBLISHED_LEAK, name), "", "shown", met=True)
+            for name, words in NAMES.items()
+        ),
+        Case("single split, risk without its delay: the alarm goes off", found.average_precision, LEAK_ALARM,
+             "", f"> {LEAK_ALARM}", found.average_precision > LEAK_ALARM),
         Case("single split, risk without its delay: AUC of frauds that nobody can know", told, 0.5, "",
-             f"> {HIDDEN_AUC}", told > HIDDEN_AUC and found.average_precision > LEAK_ALARM),
+             f"> {HIDDEN_AUC}", told > HIDDEN_AUC),
     ]  # fmt: skip

@@ -70,18 +70,18 @@ def figures(rows: pd.DataFrame, scores: np.ndarray) -> Figures:
     )
 
 
-def unknowable(rows: pd.DataFrame) -> np.ndarray:
+def unknowable(rows: pd.DataFrame, known_after: int = DELAY_DAYS) -> np.ndarray:
     """Mask of frauds that nothing can tell before their label: the first ones of a compromised terminal.
 
-    They look like any other transaction, and no fraud of the terminal is known by then. Takes all
-    transactions, with TX_FRAUD_SCENARIO, TERMINAL_ID and TX_AMOUNT: what no model may see.
+    They look like any other transaction, and no fraud of the terminal is known by then: one becomes known
+    `known_after` days later. Takes all transactions, with what no model may see (TX_FRAUD_SCENARIO).
     """
     compromised = (rows["TX_FRAUD_SCENARIO"] == 2).to_numpy()
     frauds = rows.loc[compromised, ["TERMINAL_ID", "day"]].drop_duplicates()
     known = {
         (terminal, day + timedelta(days=age))
         for terminal, day in zip(frauds["TERMINAL_ID"], frauds["day"], strict=True)
-        for age in range(DELAY_DAYS, COMPROMISED_DAYS)
+        for age in range(known_after, COMPROMISED_DAYS)
     }
     asked = zip(rows["TERMINAL_ID"], rows["day"], strict=True)
     told = np.fromiter((pair in known for pair in asked), bool, len(rows))
@@ -94,7 +94,7 @@ def intervals(folds: Sequence[tuple[pd.DataFrame, np.ndarray]], samples: int, se
     A customer is drawn with all its transactions, in all folds at once.
     """
     customers = np.unique(np.concatenate([rows["CUSTOMER_ID"].to_numpy() for rows, _ in folds]))
-    judged = [_Resampled(rows, scores, customers) for rows, scores in folds]
+    judged = [Resampled(rows, scores, customers) for rows, scores in folds]
     found = [
         mean([each.figures(drawn) for each in judged]) for drawn in resamples(len(customers), samples, seed)
     ]
@@ -107,7 +107,7 @@ def intervals(folds: Sequence[tuple[pd.DataFrame, np.ndarray]], samples: int, se
     return [Figures(*end) for end in ends]
 
 
-class _Resampled:
+class Resampled:
     """A fold's test rows, ready to be judged again and again."""
 
     def __init__(self, rows: pd.DataFrame, scores: np.ndarray, customers: np.ndarray) -> None:

@@ -14,7 +14,7 @@ from tests.benchmarks.features_data import HANDBOOK
 from tests.benchmarks.handbook_features import raw_transactions
 from tests.benchmarks.handbook_protocol import (
     SINGLE,
-    _Resampled,
+    Resampled,
     figures,
     intervals,
     judged_rows,
@@ -85,7 +85,7 @@ def some_fold(seed: int) -> tuple[pd.DataFrame, np.ndarray]:
 def test_figures_of_rows_drawn_once_each_are_the_figures() -> None:
     rows, scores = some_fold(1)
     customers = np.unique(rows["CUSTOMER_ID"])
-    found, drawn = figures(rows, scores), _Resampled(rows, scores, customers).figures(np.ones(len(customers)))
+    found, drawn = figures(rows, scores), Resampled(rows, scores, customers).figures(np.ones(len(customers)))
     assert drawn.auc == pytest.approx(found.auc)
     assert drawn.average_precision == pytest.approx(found.average_precision)
     assert drawn.card_precision == pytest.approx(found.card_precision)
@@ -99,7 +99,7 @@ def test_figures_of_rows_drawn_twice_are_those_of_the_rows_written_twice() -> No
     again = np.concatenate([[copy] * (times > copy).sum() for copy in range(2)])
     places = np.concatenate([np.flatnonzero(times > copy) for copy in range(2)])
     copied, copied_scores = rows.iloc[places], scores[places]
-    found = _Resampled(rows, scores, customers).figures(drawn)
+    found = Resampled(rows, scores, customers).figures(drawn)
     assert found.auc == pytest.approx(roc_auc_score(copied["TX_FRAUD"], copied_scores))
     assert found.average_precision == pytest.approx(
         average_precision_score(copied["TX_FRAUD"], copied_scores)
