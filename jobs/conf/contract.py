@@ -9,14 +9,15 @@ stands in the policy. Nothing heavy is imported here: Airflow's DAG parser reads
 
 from __future__ import annotations
 
+import math
 import re
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, StringConstraints, ValidationError, model_validator
 
 from jobs.conf.settings import Settings
 from jobs.core import SluiceError, StrictModel
@@ -172,6 +173,9 @@ class ErrorCosts(StrictModel):
     missed_fraud_share: float = Field(ge=0, description="share of the amount that is lost")
 
 
+GroupName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$")]
+
+
 class Group(StrictModel):
     """Bands of a number of the training frame; a model may not begin to treat one unlike the others."""
 
@@ -182,6 +186,8 @@ class Group(StrictModel):
     def _ascends(self) -> Group:
         if any(after <= before for before, after in pairwise(self.starts)):
             raise ValueError("starts must ascend")
+        if not all(math.isfinite(start) and abs(start) < 1e15 for start in self.starts):
+            raise ValueError("starts must be numbers below 1e15")
         return self
 
 
@@ -196,7 +202,7 @@ class Contract(StrictModel):
     labels: LabelFeed
     costs: ErrorCosts
     slices: tuple[str, ...] = Field((), description="slices of the evaluation, by name")
-    groups: dict[str, Group] = Field(
+    groups: dict[GroupName, Group] = Field(
         {}, description="groups whose gap in caught frauds and in false alarms may not grow"
     )
 

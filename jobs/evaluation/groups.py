@@ -17,11 +17,16 @@ from jobs.conf.contract import Group
 from jobs.training.evidence import BandFigures, GroupFigures, known
 
 
+def plain_number(value: float) -> str:
+    """A number as a name may hold it: without an exponent, and another for each value."""
+    return f"{value:.9f}".rstrip("0").rstrip(".")
+
+
 def bands_of(group: Group, values: pd.Series) -> Iterator[tuple[str, np.ndarray]]:
     """Each band of the group that has rows, and which rows these are."""
     given = values.to_numpy(dtype=np.float64)
     which = np.searchsorted(np.asarray(group.starts), given, side="right")
-    first, *rest = (f"{start:g}" for start in group.starts)
+    first, *rest = map(plain_number, group.starts)
     names = [f"below_{first}", *(f"from_{start}" for start in (first, *rest))]
     for index, name in enumerate(names):
         mask = (which == index) & ~np.isnan(given)

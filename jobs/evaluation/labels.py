@@ -39,6 +39,16 @@ def latest_labels(labels: pd.DataFrame, as_of: pd.Timestamp) -> pd.DataFrame:
     return ordered.drop_duplicates("transaction_id", keep="last")
 
 
+def first_word_of_fraud(labels: pd.DataFrame, as_of: pd.Timestamp) -> pd.Series:
+    """By transaction, when it first became known as a fraud, of those that are one as of an instant."""
+    latest = latest_labels(labels, as_of)
+    frauds = labels[
+        (labels["is_fraud"] == 1)
+        & labels["transaction_id"].isin(latest.loc[latest["is_fraud"] == 1, "transaction_id"])
+    ]
+    return frauds.groupby("transaction_id")["available_at"].min().rename("known_at")
+
+
 def missing_label_days(lake: Lake, first: date, day: date, feed: LabelFeed) -> list[date]:
     """Days whose chargebacks are needed for transactions from `first` on, and are not merged.
 

@@ -69,11 +69,11 @@ def stale(versions: list[VersionState], kept: set[str], before: date) -> list[Ve
 
 def archive_tags(state: VersionState, day: date) -> dict[str, str]:
     """The tags of an archived version; what became of a promotion stays on record."""
-    archived = {registry.TAG_ARCHIVED: str(day)}
+    archived = {registry.TAG_ARCHIVED: str(day)}  # last: a version with it is not looked at again
     if state.tag(registry.TAG_PROMOTION):
         return archived
     reason = registry.archived_text(str(day))
-    return archived | {registry.TAG_PROMOTION_REASON: reason, registry.TAG_PROMOTION: registry.REFUSED}
+    return {registry.TAG_PROMOTION_REASON: reason, registry.TAG_PROMOTION: registry.REFUSED} | archived
 
 
 def unneeded_pins(lake: Lake, versions: list[VersionState], archived: set[str]) -> list[str]:

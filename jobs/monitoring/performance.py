@@ -26,6 +26,7 @@ from jobs.conf.policy import Policy, policy_of
 from jobs.conf.settings import Settings
 from jobs.core import DayParams, Receipt, Stopwatch, midnight
 from jobs.evaluation.labels import (
+    first_word_of_fraud,
     latest_labels,
     matured_days,
     missing_label_days,
@@ -77,8 +78,7 @@ def labelled(predictions: pd.DataFrame, labels: pd.DataFrame, end: pd.Timestamp)
 
 def known_frauds(lake: Lake, labels: pd.DataFrame, earliest: date, end: pd.Timestamp) -> pd.DataFrame:
     """customer_id and known_at of every fraud among the labels, of transactions since `earliest`."""
-    latest = latest_labels(labels, end)
-    frauds = latest[latest["is_fraud"] == 1].rename(columns={"available_at": "known_at"})
+    frauds = first_word_of_fraud(labels, end).reset_index()
     payers = lake.read(TRANSACTIONS, first=earliest, columns=["transaction_id", "customer_id"]).to_pandas()
     return frauds.merge(payers.drop_duplicates("transaction_id"), on="transaction_id")
 

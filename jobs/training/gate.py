@@ -87,8 +87,11 @@ def _limit(name: str, value: float | None, limit: float, what: str) -> Check:
 
 def _tried(name: str, what: str, found: Sequence[BehaviourFigures | LeakFigures]) -> Check:
     """They must have been made; what they found is for people to read."""
-    if not found:
-        return Check(name=name, outcome=Outcome.FAIL, detail=f"{what}: no figure")
+    absent = [each.name for each in found if isinstance(each, LeakFigures) and each.value is None]
+    if not found or absent:
+        return Check(
+            name=name, outcome=Outcome.FAIL, detail=f"{what}: no figure {', '.join(absent)}".rstrip()
+        )
     broken = [each.name for each in found if not each.held]
     detail = f"{len(found) - len(broken)} of {len(found)} {what} held"
     return Check(
@@ -215,21 +218,27 @@ def _groups(evidence: Evidence, gate: Gate) -> list[Check]:
 
 
 def _group(name: str, figures: GroupFigures | None, evidence: Evidence, gate: Gate) -> list[Check]:
-    """Block where a gap between the bands grows too much; bands with few frauds only report."""
+    """Block where a gap between the bands grows too much; bands too small for a rate only report it.
+
+    Caught frauds are measured on frauds, false alarms on good rows: a band with few frauds counts for these.
+    """
     bands = figures.bands if figures else ()
-    large = [band for band in bands if band.positives >= gate.slice_positives_min]
-    few = [f"{band.name} {band.positives}" for band in bands if band not in large]
-    left_out = f" (too few frauds to decide: {', '.join(few)})" if few else ""
+    sizes = {"tpr": [band.positives for band in bands], "fpr": [band.rows - band.positives for band in bands]}
     rates = {
-        "tpr": [(band.true_positive_rate, band.champion_true_positive_rate) for band in large],
-        "fpr": [(band.false_positive_rate, band.champion_false_positive_rate) for band in large],
+        "tpr": [(band.true_positive_rate, band.champion_true_positive_rate) for band in bands],
+        "fpr": [(band.false_positive_rate, band.champion_false_positive_rate) for band in bands],
     }
     checks = []
-    for rate, pairs in rates.items():
+    for rate, rows in (("tpr", "frauds"), ("fpr", "good rows")):
+        large = [size >= gate.slice_positives_min for size in sizes[rate]]
+        few = [f"{band.name} {size}" for band, size in zip(bands, sizes[rate], strict=True)
+               if size < gate.slice_positives_min]  # fmt: skip
+        left_out = f" (too few {rows} to decide: {', '.join(few)})" if few else ""
         label, what = f"group_{name}_{rate}_gap", f"group {name}, {rate.upper()} gap{left_out}"
+        pairs = [pair for pair, enough in zip(rates[rate], large, strict=True) if enough]
         if not bands:
             checks.append(Check(name=label, outcome=Outcome.FAIL, detail=f"{what}: absent from the evidence"))
-        elif len(large) < 2:
+        elif len(pairs) < 2:
             checks.append(Check(name=label, outcome=Outcome.PASS, detail=f"{what}: no two bands to compare"))
         else:
             checks.append(_group_gap(label, pairs, what, evidence, gate))

@@ -24,7 +24,13 @@ from jobs.conf.contract import LabelFeed, contract_of
 from jobs.conf.policy import Training, policy_of
 from jobs.conf.settings import Settings
 from jobs.core import Receipt, SluiceError, Stopwatch, midnight
-from jobs.evaluation.labels import latest_labels, matured_days, missing_label_days, named_days
+from jobs.evaluation.labels import (
+    first_word_of_fraud,
+    latest_labels,
+    matured_days,
+    missing_label_days,
+    named_days,
+)
 from jobs.evaluation.transactions import known_transactions
 from jobs.lake.at import LakeAt, versions_of
 from jobs.lake.store import Lake, content_digest, lake_of
@@ -54,8 +60,9 @@ def snapshot(transactions: pd.DataFrame, labels: pd.DataFrame, as_of: pd.Timesta
         labels: transaction_id, available_at, is_fraud; any number of rows per transaction.
         as_of: rows that became available at or after it are not known yet.
     """
-    latest = latest_labels(labels, as_of).rename(columns={"available_at": "known_at"})
+    latest = latest_labels(labels, as_of).drop(columns="available_at")
     result = transactions.merge(latest, on="transaction_id", how="left")
+    result = result.merge(first_word_of_fraud(labels, as_of), on="transaction_id", how="left")
     result["is_fraud"] = result["is_fraud"].fillna(0).astype("int8")
     return result[["transaction_id", "day", "is_fraud", "known_at"]]
 

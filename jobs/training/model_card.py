@@ -7,6 +7,7 @@ Nothing in it is written by hand but what the model is for and what it cannot do
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 
 from jobs.conf.contract import Contract
@@ -66,9 +67,10 @@ def description_of(card: str, length: int = DESCRIPTION_LENGTH) -> str:
 
 
 def _plain(text: str) -> str:
-    """Text that neither breaks a table nor becomes a tag."""
+    """Text that neither breaks a table nor becomes a tag, a link or a picture."""
     one_line = " ".join(text.split())
-    return one_line.replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|")
+    safe = one_line.replace("&", "&amp;").replace("<", "&lt;")
+    return re.sub(r"([|\[\]!`])", r"\\\1", safe)
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:

@@ -11,6 +11,7 @@ that was made for something else (another `key`) or that cannot be read is not u
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import zipfile
@@ -24,6 +25,7 @@ import torch
 from sklearn.metrics import average_precision_score
 from torch import Tensor, nn
 
+from jobs.training import sequence_network
 from jobs.training.boosting import class_weight
 from jobs.training.run_folder import replacing
 from jobs.training.sequence_network import Inputs, SequenceNetwork, raw_scores
@@ -33,6 +35,8 @@ BATCH = 1024
 LEARNING_RATE = 3e-3
 WEIGHT_DECAY = 1e-4
 WEIGHT_POWER = 0.5  # the full balance makes raw scores useless before calibration
+CONSTANTS_FROM = 200_000  # rows, evenly spread over the days: medians and deviations need no more
+CHUNK = 65_536  # rows whose inputs are prepared at once: preparing takes several times their memory
 LOGGER = logging.getLogger("sluice.training")
 
 
@@ -74,10 +78,11 @@ def fit_network(
         The fit; its network is that of the best epoch where rows are held out, else of the last.
     """
     place = device()
+    made_for = dict(key or {}) | {"code": _code(), "device": place.type}
     fit = _begin(matrix, features, seed, place)
-    if checkpoint is not None:
-        _restore(fit, checkpoint, dict(key or {}))
-    inputs = Inputs(*(part.to(place) for part in fit.network.prepared(torch.from_numpy(matrix).to(place))))
+    if checkpoint is not None and not _restore(fit, checkpoint, made_for):
+        fit = _begin(matrix, features, seed, place)
+    inputs = _inputs(fit.network, matrix, place)
     targets = torch.from_numpy(labels.astype(np.float32)).to(place)
     loss_of = nn.BCEWithLogitsLoss(pos_weight=torch.tensor(class_weight(labels, WEIGHT_POWER), device=place))
     layers = torch.compile(fit.network.logits) if place.type == "cuda" else fit.network.logits
@@ -85,11 +90,13 @@ def fit_network(
         fit.losses.append(run_epoch(fit, layers, inputs, targets, loss_of))
         if held is not None:
             fit.curve.append(float(average_precision_score(held[1], raw_scores(fit.network, held[0]))))
-            if fit.curve[-1] >= max(fit.curve):
+            if (
+                int(np.argmax(fit.curve)) == len(fit.curve) - 1
+            ):  # of equal epochs the first, as for the final fit
                 fit.best = {name: value.clone() for name, value in fit.network.state_dict().items()}
         LOGGER.info("epoch %d of up to %d: loss %.5f", len(fit.losses), epochs, fit.losses[-1])
         if checkpoint is not None:
-            _save(fit, checkpoint, dict(key or {}))
+            _save(fit, checkpoint, made_for)
     if fit.best:
         fit.network.load_state_dict(fit.best)
     fit.network.cpu().eval()
@@ -100,10 +107,26 @@ def _begin(matrix: np.ndarray, features: tuple[str, ...], seed: int, place: torc
     with torch.random.fork_rng(devices=[]):  # the seed of the first weights is nobody else's
         torch.manual_seed(seed)
         network = SequenceNetwork(features)
-    network.fit_inputs(torch.from_numpy(matrix))
+    network.fit_inputs(torch.from_numpy(matrix[:: 1 + len(matrix) // CONSTANTS_FROM]))
     network.to(place)
     optimizer = torch.optim.AdamW(network.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
     return Fit(network, optimizer, torch.Generator().manual_seed(seed))
+
+
+def _inputs(network: SequenceNetwork, matrix: np.ndarray, place: torch.device) -> Inputs:
+    """What the layers see of all rows, on the device."""
+    with torch.no_grad():
+        parts = [
+            network.prepared(torch.from_numpy(matrix[start : start + CHUNK]).to(place))
+            for start in range(0, len(matrix), CHUNK)
+        ]
+    return Inputs(*(torch.cat(each) for each in zip(*parts, strict=True)))
+
+
+def _code() -> str:
+    """Digest of what a checkpoint's numbers mean something to."""
+    files = (Path(__file__), Path(sequence_network.__file__))
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
 
 
 def _no_longer_rising(curve: list[float]) -> bool:
@@ -143,25 +166,25 @@ def _save(fit: Fit, path: Path, key: dict[str, Any]) -> None:
         np.savez(file, facts=np.frombuffer(facts.encode(), dtype=np.uint8), **found)
 
 
-def _restore(fit: Fit, path: Path, key: dict[str, Any]) -> None:
-    """Go on where the checkpoint stands, if there is one of the same fit."""
+def _restore(fit: Fit, path: Path, key: dict[str, Any]) -> bool:
+    """Go on where the checkpoint stands; False where there is none of the same fit, or it cannot be read."""
     try:
         with np.load(path, allow_pickle=False) as content:
             facts = json.loads(content["facts"].tobytes())
             if facts["key"] != json.loads(json.dumps(key)):
-                return
+                return False
             arrays = {name: torch.from_numpy(content[name]) for name in content.files if name != "facts"}
-    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
-        return
-    fit.network.load_state_dict(_part(arrays, "network/"))
-    fit.best = _part(arrays, "best/")
-    state: dict[int, dict[str, Tensor]] = {}
-    for name, value in _part(arrays, "optimizer/").items():
-        place, _, what = name.partition("/")
-        state.setdefault(int(place), {})[what] = value
-    fit.optimizer.load_state_dict(fit.optimizer.state_dict() | {"state": state})
-    fit.generator.set_state(arrays["generator"])
-    fit.curve, fit.losses = facts["curve"], facts["losses"]
+        fit.network.load_state_dict(_part(arrays, "network/"))
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, value in _part(arrays, "optimizer/").items():
+            place, _, what = name.partition("/")
+            state.setdefault(int(place), {})[what] = value
+        fit.optimizer.load_state_dict(fit.optimizer.state_dict() | {"state": state})
+        fit.generator.set_state(arrays["generator"])
+        fit.best, fit.curve, fit.losses = _part(arrays, "best/"), facts["curve"], facts["losses"]
+    except (OSError, EOFError, ValueError, KeyError, TypeError, RuntimeError, zipfile.BadZipFile):
+        return False
+    return True
 
 
 def _part(arrays: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -267,7 +267,10 @@ def run(params: Params, settings: Settings) -> Receipt:
                     "drill": drill,
                     "code_commit": code_commit(),
                 }
-                client.log_batch(run_id, params=as_params(own), tags=as_tags(tags))
+                # MLflow refuses to change a parameter: a repeated registration leaves those that are there
+                there = client.get_run(run_id).data.params
+                new = {key: value for key, value in own.items() if key not in there}
+                client.log_batch(run_id, params=as_params(new), tags=as_tags(tags))
                 log_evidence(client, run_id, folder, evidence, texts)
                 address, model_id = log_bundle(
                     run_id, served, facts.features, _example(folder, facts.features)

@@ -180,7 +180,11 @@ class UnitCallback(TrainingCallback):  # type: ignore[misc]  # the package has n
 
 
 def last_winner(folder: RunFolder, settings: Settings, day: date) -> WarmStart:
-    """The winner of the newest run of an earlier day; of several of that day, the last by name."""
+    """The winner of the newest run of an earlier day; of several of that day, the last by name.
+
+    A search that validated on days that are this run's test has seen test rows: it is passed over.
+    """
+    test_first = folder.read_model("frame.json", FrameFacts).split.test_first
     found: list[tuple[date, str, Winner]] = []
     for path in folder.path.parent.glob("*/tuning.json"):
         other = RunFolder(settings, path.parent.name)
@@ -188,7 +192,8 @@ def last_winner(folder: RunFolder, settings: Settings, day: date) -> WarmStart:
             facts, best = other.read_model("frame.json", FrameFacts), other.read_model("tuning.json", Winner)
         except SluiceError:
             continue  # another release wrote it: not worth failing for
-        if facts.day < day and facts.drill != "shuffled_labels":
+        unseen = facts.split.fit_last < test_first
+        if facts.day < day and unseen and facts.drill != "shuffled_labels":
             found.append((facts.day, other.run, best))
     if not found:
         return WarmStart()

@@ -22,7 +22,7 @@ FIRST = date(2026, 1, 1)
 PLAN = Plan(
     contract="simulated",
     first=FIRST,
-    backfill_last=FIRST + timedelta(days=13),
+    backfill_last=FIRST + timedelta(days=19),
     last=FIRST + timedelta(days=16),
     broken_day=FIRST + timedelta(days=2),
     failing_day=FIRST + timedelta(days=9),

@@ -185,13 +185,18 @@ def test_a_fit_that_was_killed_goes_on_and_ends_as_one_that_was_not(
     assert np.array_equal(raw_scores(resumed.network, rows), raw_scores(unbroken.network, rows))
 
 
-@pytest.mark.parametrize("damage", ["another frame", "cut off", "empty"])
-def test_a_checkpoint_of_something_else_or_a_damaged_one_is_not_used(tmp_path: Path, damage: str) -> None:
+@pytest.mark.parametrize("damage", ["another frame", "another network", "cut off", "empty"])
+def test_a_checkpoint_of_something_else_or_a_damaged_one_is_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str
+) -> None:
+    monkeypatch.setattr(network_fit, "_code", lambda: "the same")
     rows, labels = histories(600, seed=5)
     path = tmp_path / "fit.npz"
     fit_network(rows, labels, SMALL, seed=7, epochs=2, checkpoint=path, key={"frame": "abc"})
-    if damage != "another frame":
+    if damage in ("cut off", "empty"):
         path.write_bytes(path.read_bytes()[: 1000 if damage == "cut off" else 0])
+    if damage == "another network":
+        monkeypatch.setattr("jobs.training.sequence_network.HIDDEN", (32, 16))
     key = {"frame": "other" if damage == "another frame" else "abc"}
     fresh = fit_network(rows, labels, SMALL, seed=7, epochs=3)
     found = fit_network(rows, labels, SMALL, seed=7, epochs=3, checkpoint=path, key=key)

@@ -209,7 +209,13 @@ TABLE = (
         "only one band of 50 frauds",
         AUTOMATIC,
         "group_age_tpr_gap",
-        bands(band("a"), band("b", own=(0.1, 0.5), frauds=49)),
+        bands(band("a"), band("b", own=(0.1, 0.01), frauds=49)),
+    ),
+    Row(
+        "false alarms in a band of few frauds and many good rows",
+        BLOCKED,
+        "group_age_fpr_gap",
+        bands(band("a"), band("b", own=(0.8, 0.6), frauds=49)),
     ),
     Row("a band without a TPR", BLOCKED, "group_age_tpr_gap", bands(band("a"), band("b", (None, 0.01)))),
     Row(
@@ -227,6 +233,8 @@ TABLE = (
     Row("a direction that is wrong is for people to read", AUTOMATIC, "behaviour",
         {"behaviour": (BEHAVIOUR.model_copy(update={"held": False}),)}),
     Row("no behavioural tests", BLOCKED, "behaviour", {"behaviour": ()}),
+    Row("a leak check without a figure", BLOCKED, "leak_checks",
+        {"leak_checks": (LEAK.model_copy(update={"value": None}),)}),
     Row("no checks of the leak checks", BLOCKED, "leak_checks", {"leak_checks": ()}),
     # the first version
     Row("a first version that beats both baselines", PERSON, "first_version", good=FIRST),
@@ -294,5 +302,6 @@ def test_every_verdict_names_its_reasons_and_all_its_checks() -> None:
 
 def test_bands_with_few_frauds_are_named() -> None:
     evidence = GOOD.model_copy(update=bands(band("a"), band("b"), band("c", frauds=7)))
-    details = [check.detail for check in judge(evidence, POLICY).checks if check.name.startswith("group_")]
-    assert all("too few frauds to decide: c 7" in detail for detail in details)
+    details = {check.name: check.detail for check in judge(evidence, POLICY).checks}
+    assert "too few frauds to decide: c 7" in details["group_age_tpr_gap"]
+    assert "too few" not in details["group_age_fpr_gap"], "its good rows are many"

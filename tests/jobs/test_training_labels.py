@@ -301,3 +301,10 @@ def test_known_cards_are_those_a_loop_finds(
     ]
     events["customer_id"] = events["customer_id"].astype("int64")
     assert of_known_cards(events, known, 14).tolist() == expected
+
+
+def test_a_fraud_is_known_from_its_first_word_however_often_it_is_reported() -> None:
+    labels = known_labels((1, at(8), 1), (1, at(25), 1), (2, at(8), 1), (2, at(9), 0))
+    found = labels_job.snapshot(transactions(1, 2), labels, at(30)).set_index("transaction_id")
+    assert found.loc[1, "known_at"] == at(8)
+    assert pd.isna(found.loc[2, "known_at"]), "it was taken back"

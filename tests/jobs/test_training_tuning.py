@@ -258,6 +258,18 @@ def test_it_starts_from_the_newest_run_of_an_earlier_day(
     assert tune.warm_start_of(folder, sqlite_settings(tmp_path), DAY).run == chosen
 
 
+def test_a_search_that_validated_on_this_run_s_test_days_is_no_start(
+    folder: RunFolder, tmp_path: Path
+) -> None:
+    settings = sqlite_settings(tmp_path)
+    earlier(settings, "last_week", 7, BEST)
+    other = RunFolder(settings, "last_week")
+    facts = other.read_model("frame.json", FrameFacts)
+    seen = facts.split.model_copy(update={"fit_last": facts.split.test_first})
+    other.write_facts("frame.json", facts.model_copy(update={"split": seen}))
+    assert tune.warm_start_of(folder, settings, DAY).run == ""
+
+
 def test_a_resumed_worker_keeps_its_start_although_a_newer_winner_has_come(
     folder: RunFolder, tmp_path: Path
 ) -> None:
