@@ -22,8 +22,8 @@ FIRST = date(2026, 1, 1)
 PLAN = Plan(
     contract="simulated",
     first=FIRST,
-    backfill_last=FIRST + timedelta(days=19),
-    last=FIRST + timedelta(days=16),
+    backfill_last=FIRST + timedelta(days=16),
+    last=FIRST + timedelta(days=19),
     broken_day=FIRST + timedelta(days=2),
     failing_day=FIRST + timedelta(days=9),
 )
