@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pandas as pd
+import pytest
+
 from jobs.conf.settings import Settings
 from jobs.features.declarations import FEATURE_VERSION, MODEL_FEATURES
 from jobs.serving.bundle import Calibrations
@@ -9,9 +12,9 @@ from jobs.training import calibrate, evaluate, gate, train_xgboost
 from jobs.training.boosting import BOOSTER_FILE, fit_booster, probabilities, save_booster
 from jobs.training.bundle_writer import write_bundle
 from jobs.training.evidence import Evidence
-from jobs.training.frame import matrix_of, role_rows
+from jobs.training.frame import TEST, matrix_of, role_rows
 from jobs.training.run_folder import RunFolder
-from tests.training_support import DAY, made_rows, made_run
+from tests.training_support import DAY, made_rows, made_run, sqlite_settings
 
 
 def calibrated_run(settings: Settings) -> RunFolder:
@@ -45,3 +48,20 @@ def judged(folder: RunFolder, settings: Settings) -> Evidence:
     evaluate.run(evaluate.Params(day=DAY, run="r"), settings)
     gate.run(gate.Params(day=DAY, run="r"), settings)
     return folder.read_model("evaluation.json", Evidence)
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    return sqlite_settings(tmp_path_factory.mktemp("evidence"))
+
+
+@pytest.fixture(scope="module")
+def folder(settings: Settings) -> RunFolder:
+    """A calibrated run of a module's own."""
+    return calibrated_run(settings)
+
+
+@pytest.fixture(scope="module")
+def rows(folder: RunFolder) -> pd.DataFrame:
+    """Its test rows."""
+    return role_rows(folder.read_frame("frame.parquet"), TEST).reset_index(drop=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -13,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from jobs.conf.settings import load_settings
-from jobs.spark_server import java_command, server_environment
-from tests.spark_server import free_port, listens
+from jobs.spark_server import java_command
+from tests.spark_server import free_port, listens, spark_process
 
 WORKERS = 2
 MASTER = "org.apache.spark.deploy.master.Master"
@@ -43,26 +42,13 @@ def cluster(folder: Path) -> Iterator[str]:
 def _process(folder: Path, arguments: list[str]) -> Iterator[subprocess.Popen[bytes]]:
     folder.mkdir(parents=True)
     settings = load_settings({"SLUICE_HOME": str(folder)})
-    with (folder / "log").open("w") as log:
-        process = subprocess.Popen(
-            [*java_command("512m", folder), *arguments],
-            env={**os.environ, **server_environment(settings), "SPARK_SCALA_VERSION": "2.13"},
-            cwd=folder,
-            stdout=log,
-            stderr=log,
-        )
-    try:
+    command = [*java_command("512m", folder), *arguments]
+    with spark_process(folder, command, settings, SPARK_SCALA_VERSION="2.13") as process:
         yield process
-    finally:
-        process.terminate()
-        try:
-            process.wait(timeout=20)
-        except subprocess.TimeoutExpired:
-            process.kill()
 
 
 def _log(folder: Path) -> str:
-    return (folder / "log").read_text(errors="replace")
+    return (folder / "server.log").read_text(errors="replace")
 
 
 def _registered(worker: Path) -> bool:

@@ -32,6 +32,29 @@ def listens(port: int) -> bool:
 
 
 @contextmanager
+def spark_process(
+    folder: Path, command: list[str], settings: Settings, **more: str
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A process of Spark's that runs inside the block; it says what it says into FOLDER/server.log."""
+    with (folder / "server.log").open("w") as log:
+        process = subprocess.Popen(
+            command,
+            env={**os.environ, **server_environment(settings), **more},
+            cwd=folder,
+            stdout=log,
+            stderr=log,
+        )
+    try:
+        yield process
+    finally:
+        process.terminate()
+        try:
+            process.wait(timeout=20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+
+
+@contextmanager
 def server(folder: Path, **more: str) -> Iterator[str]:
     """Address of a server that runs inside the block; its state and log lie in the folder.
 
@@ -40,28 +63,16 @@ def server(folder: Path, **more: str) -> Iterator[str]:
     settings = load_settings({"SLUICE_HOME": str(folder), **more})
     port = free_port()
     remote = f"sc://127.0.0.1:{port}"
-    with (folder / "server.log").open("w") as log:
-        process = subprocess.Popen(
-            server_command(settings, port),
-            env={**os.environ, **server_environment(settings)},
-            cwd=folder,
-            stdout=log,
-            stderr=log,
-        )
-    try:
+    with spark_process(folder, server_command(settings, port), settings) as process:
         deadline = time.monotonic() + START_SECONDS
         while not listens(port):
             if process.poll() is not None or time.monotonic() > deadline:
                 pytest.fail(f"no Spark server:\n{_tail(folder / 'server.log')}")
             time.sleep(0.2)
-        yield remote
-    finally:
-        close_session(remote)
-        process.terminate()
         try:
-            process.wait(timeout=20)
-        except subprocess.TimeoutExpired:
-            process.kill()
+            yield remote
+        finally:
+            close_session(remote)
 
 
 @pytest.fixture(scope="session")

@@ -19,8 +19,8 @@ from typing import Any
 
 from jobs.conf.settings import load_settings
 from jobs.spark import close_session, spark_session
-from jobs.spark_server import server_command, server_environment
-from tests.spark_server import free_port, listens
+from jobs.spark_server import server_command
+from tests.spark_server import free_port, listens, spark_process
 
 ROOT = Path(__file__).parents[2]
 CORES = 2  # the server's local[2]
@@ -80,28 +80,16 @@ def spark_server(folder: Path) -> Iterator[Server]:
         }
     )
     start = time.perf_counter()
-    with (folder / "server.log").open("w") as log:
-        process = subprocess.Popen(
-            server_command(settings, port),
-            env={**os.environ, **server_environment(settings)},
-            cwd=folder,
-            stdout=log,
-            stderr=log,
-        )
-    try:
+    with spark_process(folder, server_command(settings, port), settings) as process:
         while not listens(port):
             if process.poll() is not None or time.perf_counter() - start > START_SECONDS:
                 raise AssertionError((folder / "server.log").read_text()[-2000:])
             time.sleep(0.1)
         spark_session(settings).range(1).count()
-        yield Server(settings.spark_remote, process.pid, time.perf_counter() - start)
-    finally:
-        close_session(settings.spark_remote)
-        process.terminate()
         try:
-            process.wait(timeout=20)
-        except subprocess.TimeoutExpired:
-            process.kill()
+            yield Server(settings.spark_remote, process.pid, time.perf_counter() - start)
+        finally:
+            close_session(settings.spark_remote)
 
 
 def best_of(times: int, module: str, way: str, **arguments: object) -> Found:

@@ -7,31 +7,14 @@ import pandas as pd
 import pytest
 
 from jobs.conf.policy import load_policy
-from jobs.conf.settings import Settings
 from jobs.features.declarations import MODEL_FEATURES
 from jobs.serving.bundle import ModelBundle
 from jobs.training import behaviour
-from jobs.training.frame import TEST, role_rows
+from jobs.training.frame import role_rows
 from jobs.training.run_folder import RunFolder
-from tests.judged_run import calibrated_run
-from tests.training_support import sqlite_settings
 
+pytest_plugins = ("tests.judged_run",)
 POLICY = load_policy("demo")
-
-
-@pytest.fixture(scope="module")
-def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    return sqlite_settings(tmp_path_factory.mktemp("evidence"))
-
-
-@pytest.fixture(scope="module")
-def folder(settings: Settings) -> RunFolder:
-    return calibrated_run(settings)
-
-
-@pytest.fixture(scope="module")
-def rows(folder: RunFolder) -> pd.DataFrame:
-    return role_rows(folder.read_frame("frame.parquet"), TEST).reset_index(drop=True)
 
 
 def test_the_trained_model_behaves(folder: RunFolder, rows: pd.DataFrame) -> None:

@@ -23,27 +23,12 @@ from jobs.serving.bundle import ModelBundle, decide
 from jobs.training import evaluate, explain
 from jobs.training.boosting import BOOSTER_FILE, fit_booster, load_booster, probabilities
 from jobs.training.evidence import Evidence, Reason
-from jobs.training.frame import TEST, matrix_of, role_rows
+from jobs.training.frame import matrix_of
 from jobs.training.run_folder import RunFolder
-from tests.judged_run import calibrated_run, judged
-from tests.training_support import sqlite_settings
+from tests.judged_run import judged
 
+pytest_plugins = ("tests.judged_run",)
 POLICY = load_policy("demo")
-
-
-@pytest.fixture(scope="module")
-def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    return sqlite_settings(tmp_path_factory.mktemp("evidence"))
-
-
-@pytest.fixture(scope="module")
-def folder(settings: Settings) -> RunFolder:
-    return calibrated_run(settings)
-
-
-@pytest.fixture(scope="module")
-def rows(folder: RunFolder) -> pd.DataFrame:
-    return role_rows(folder.read_frame("frame.parquet"), TEST).reset_index(drop=True)
 
 
 @pytest.fixture(scope="module")

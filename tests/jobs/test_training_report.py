@@ -19,20 +19,11 @@ from jobs.training.model_card import DESCRIPTION_LENGTH, description_of, model_c
 from jobs.training.pictures import PICTURES
 from jobs.training.report import report_page
 from jobs.training.run_folder import RunFolder
-from tests.judged_run import calibrated_run, judged
+from tests.judged_run import judged
 from tests.training_support import DAY, sqlite_settings
 
+pytest_plugins = ("tests.judged_run",)
 POLICY = load_policy("demo")
-
-
-@pytest.fixture(scope="module")
-def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    return sqlite_settings(tmp_path_factory.mktemp("evidence"))
-
-
-@pytest.fixture(scope="module")
-def folder(settings: Settings) -> RunFolder:
-    return calibrated_run(settings)
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
@@ -49,6 +50,20 @@ def answer(rows: pd.DataFrame, key: int, moment: pd.Timestamp) -> list[float | N
     return max(found.to_numpy().tolist(), key=lambda each: [(v is not None, v or 0.0) for v in each])
 
 
+def joined(spark_remote: str, events: list[dict[str, Any]], rows: list[dict[str, Any]]) -> pa.Table:
+    """What Spark makes of these events and rows."""
+    session = spark_session(Settings(spark_remote=spark_remote))
+    return as_of_join(
+        session.createDataFrame(pa.Table.from_pylist(events, schema=EVENT_SCHEMA)),
+        session.createDataFrame(pa.Table.from_pylist(rows, schema=ROW_SCHEMA)),
+        key="key",
+        moment="moment",
+        as_of="as_of",
+        values=["left", "right"],
+        ttl=TTL,
+    ).toArrow()
+
+
 # without shrinking: each example is a Spark query
 @settings(
     max_examples=12,
@@ -66,55 +81,27 @@ def test_each_event_gets_what_was_known_before_it(
     known = [
         {"key": key, "as_of": at(moment), "left": left, "right": right} for moment, key, left, right in rows
     ]
-    features = pa.Table.from_pylist(known, schema=ROW_SCHEMA)
-    session = spark_session(Settings(spark_remote=spark_remote))
-    found = as_of_join(
-        session.createDataFrame(pa.Table.from_pylist(asked, schema=EVENT_SCHEMA)),
-        session.createDataFrame(features),
-        key="key",
-        moment="moment",
-        as_of="as_of",
-        values=["left", "right"],
-        ttl=TTL,
-    ).toArrow()
+    found = joined(spark_remote, asked, known)
     assert found.column_names == ["place", "key", "moment", "left", "right"]
     assert sorted(found["place"].to_pylist()) == list(range(len(events))), "no event dropped, none doubled"
-    looked_up = features.to_pandas()
+    looked_up = pa.Table.from_pylist(known, schema=ROW_SCHEMA).to_pandas()
     for row in found.to_pylist():
         assert [row["left"], row["right"]] == answer(looked_up, row["key"], pd.Timestamp(row["moment"])), row
 
 
 def test_a_row_of_the_same_instant_is_not_before_the_event(spark_remote: str) -> None:
-    session = spark_session(Settings(spark_remote=spark_remote))
     noon = at((4, 0))
     events = [{"place": n, "key": 1, "moment": noon + pd.Timedelta(microseconds=n)} for n in range(2)]
     rows = [{"key": 1, "as_of": noon, "left": 1.0, "right": None}]
-    found = as_of_join(
-        session.createDataFrame(pa.Table.from_pylist(events, schema=EVENT_SCHEMA)),
-        session.createDataFrame(pa.Table.from_pylist(rows, schema=ROW_SCHEMA)),
-        key="key",
-        moment="moment",
-        as_of="as_of",
-        values=["left"],
-        ttl=TTL,
-    ).toArrow()
+    found = joined(spark_remote, events, rows)
     assert found.sort_by("place")["left"].to_pylist() == [None, 1.0]
 
 
 @pytest.mark.parametrize("hours", [3, 4])
 def test_a_row_serves_to_the_end_of_its_ttl(spark_remote: str, hours: int) -> None:
-    session = spark_session(Settings(spark_remote=spark_remote))
     events = [{"place": 0, "key": 1, "moment": at((hours, 1))}]
     rows = [{"key": 1, "as_of": at((0, 0)), "left": 1.0, "right": 2.0}]
-    found = as_of_join(
-        session.createDataFrame(pa.Table.from_pylist(events, schema=EVENT_SCHEMA)),
-        session.createDataFrame(pa.Table.from_pylist(rows, schema=ROW_SCHEMA)),
-        key="key",
-        moment="moment",
-        as_of="as_of",
-        values=["left", "right"],
-        ttl=TTL,
-    ).toArrow()
+    found = joined(spark_remote, events, rows)
     assert found.select(["left", "right"]).to_pylist() == [
         {"left": 1.0, "right": 2.0} if hours == 3 else {"left": None, "right": None}
     ]
