@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from pydantic import Field, ValidationError
@@ -172,6 +172,16 @@ class Retention(StrictModel):
     model_versions_days: int = Field(ge=1)
 
 
+class Replay(StrictModel):
+    promotion: Literal["earned", "direct"]
+    monitoring: bool
+    approval_hours: float = Field(ge=0)
+    training_hours: float = Field(ge=0)
+    look_minutes: float = Field(gt=0)
+    counterfactual_days: int = Field(ge=1)
+    bootstrap_samples: int = Field(ge=100)
+
+
 class Policy(StrictModel):
     """Every threshold that the pipelines honour."""
 
@@ -193,6 +203,7 @@ class Policy(StrictModel):
     serving: Serving
     backfill: Backfill
     retention: Retention
+    replay: Replay
 
 
 def load_policy(overlay: str = "", folder: Path = FOLDER) -> Policy:

@@ -1,0 +1,165 @@
+"""`sluice replay --from D --to D [--policy FILE …]`: the whole loop over history, and each policy's score.
+
+A policy is an overlay: its name in jobs/conf/overlays or a YAML file laid over policy.yaml; without one the
+shipped policy is replayed. The source is that of the settings. Called again after an interruption it goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+from collections.abc import Sequence
+from contextlib import redirect_stdout
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table as Sheet
+
+from jobs.conf.settings import Settings, settings
+from jobs.core import SluiceError, days_between
+from jobs.locks import file_lock
+from jobs.replay import data
+from jobs.replay.loop import Loop
+from jobs.replay.page import page
+from jobs.replay.plan import Plan, data_settings, make_plan, policy_settings
+from jobs.replay.report import report, seconds_of
+
+RESULT, SECONDS, PAGE, ASKED = "replay.json", "seconds.json", "replay.html", "asked.json"
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Replay, and say where the results are."""
+    given = _arguments(arguments)
+    config = settings()
+    plan = make_plan(config, given.first, given.last, given.policy, given.scenario, given.home)
+    console = Console()
+    result = replay(config, plan, console)
+    _show(result, console)
+    console.print(f"{plan.home / PAGE} shows it; the same in {plan.home / RESULT}, seconds in {SECONDS}")
+    return 0
+
+
+def _arguments(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser("sluice replay", description=__doc__)
+    day = date.fromisoformat
+    parser.add_argument("--from", dest="first", type=day, required=True, help="first day with traffic")
+    parser.add_argument("--to", dest="last", type=day, required=True, help="last day")
+    parser.add_argument(
+        "--policy", action="append", default=[], help="an overlay; may be given several times"
+    )
+    parser.add_argument("--scenario", default="", help="YAML: known drift days, trainings broken on purpose")
+    parser.add_argument("--home", default="", help="folder of the replay; replay in SLUICE_HOME where empty")
+    return parser.parse_args(arguments)
+
+
+def replay(config: Settings, plan: Plan, console: Console) -> dict[str, Any]:
+    """Play what has not been played, score it, write the results; gives replay.json.
+
+    Raises:
+        SluiceError: the folder holds another replay, or a job failed otherwise than by closing a gate.
+    """
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    for noisy in ("mlflow", "alembic", "sluice", "jobs.alerts", "optuna", "great_expectations"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
+    plan.home.mkdir(parents=True, exist_ok=True)
+    with file_lock(plan.home / ".lock"), redirect_stdout(_Nowhere()):
+        _require_same(config, plan)
+        play(config, plan, console)
+        result = report(config, plan)
+        seconds = {each.name: seconds_of(policy_settings(config, plan, each)) for each in plan.policies}
+        data.write_json(plan.home / RESULT, result)
+        data.write_json(plan.home / SECONDS, seconds)
+        _write_text(plan.home / PAGE, page(result, seconds))
+    return result
+
+
+def play(config: Settings, plan: Plan, console: Console) -> None:
+    """The data of each kind of policy once, then each policy day by day."""
+    columns = TextColumn("{task.description:<40}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    with Progress(*columns, console=console, transient=True) as bar:
+        homes = {}
+        for under_test in plan.policies:
+            where = data_settings(config, plan, under_test)
+            if where.home not in homes:
+                homes[where.home] = where
+                days = len(days_between(where.first_day, plan.last)) + len(plan.days)
+                task = bar.add_task("data", total=days)
+                data.take_in(
+                    where,
+                    plan.first,
+                    plan.last,
+                    lambda text, t=task: bar.update(t, advance=1, description=text),  # type: ignore[misc]
+                )
+            mine = policy_settings(config, plan, under_test)
+            task = bar.add_task(under_test.name, total=len(plan.days))
+            loop = Loop(mine, plan, where.home, lambda day, home=where.home: versions_after(home, day))  # type: ignore[misc]
+            loop.play(
+                lambda day, t=task, n=under_test.name: bar.update(t, advance=1, description=f"{n} {day}")  # type: ignore[misc]
+            )
+
+
+def versions_after(data_home: Path, day: date) -> dict[str, int]:
+    """The version of each table once a day was taken in."""
+    found: dict[str, int] = json.loads((data_home / "days" / f"{day}.json").read_text())["versions"]
+    return found
+
+
+def _require_same(config: Settings, plan: Plan) -> None:
+    """A folder holds one replay; what was played under other rules does not go on under these."""
+    asked = {
+        "from": str(plan.first),
+        "source": config.source_uri,
+        "contract": config.contract,
+        "scenario": plan.scenario.model_dump(mode="json"),
+    }
+    policies = {each.name: each.policy.model_dump(mode="json") for each in plan.policies}
+    path = plan.home / ASKED
+    known = json.loads(path.read_text()) if path.exists() else {"asked": asked, "policies": {}}
+    if known["asked"] != asked:
+        raise SluiceError(f"replay: {plan.home} holds another replay: remove it, or name another --home")
+    changed = [name for name in policies if known["policies"].get(name, policies[name]) != policies[name]]
+    if changed:
+        raise SluiceError(
+            f"replay: policy {changed[0]} was played with other values: remove "
+            f"{plan.home / 'policies' / changed[0]} and {path}, or name another --home"
+        )
+    data.write_json(path, {"asked": asked, "policies": known["policies"] | policies})
+
+
+def _show(result: dict[str, Any], console: Console) -> None:
+    sheet = Sheet("figure", *result["policies"], title=f"{result['from']} to {result['scored_to']}")
+    names = next(iter(result["policies"].values()))["score"]
+    for name in names:
+        sheet.add_row(
+            name.replace("_", " "), *(shown(each["score"][name]) for each in result["policies"].values())
+        )
+    console.print(sheet)
+
+
+def shown(estimate: dict[str, float | None]) -> str:
+    """A figure with its interval."""
+    value, low, high = (estimate[key] for key in ("value", "low", "high"))
+    if value is None:
+        return "not defined"
+    return f"{value:.3g}" if low is None or high is None else f"{value:.3g} [{low:.3g}, {high:.3g}]"
+
+
+def _write_text(path: Path, text: str) -> None:
+    scratch = path.with_suffix(".tmp")
+    scratch.write_text(text)
+    scratch.replace(path)
+
+
+class _Nowhere:
+    """What libraries print while a progress bar is shown."""
+
+    def write(self, text: str) -> int:
+        return len(text)
+
+    def flush(self) -> None:
+        return None

@@ -1,0 +1,56 @@
+"""In which order the jobs of one DAG run: by what each declares to read and to write.
+
+In: names of jobs. Out: the same names, writers before readers; of jobs that may come in any order the one
+that the DAG names first comes first. A test holds these lists against the tasks of the DAG files.
+Errors: SluiceError where jobs wait for each other in a circle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from jobs.backfill.recipes import RECIPES
+from jobs.core import SluiceError
+from jobs.registry import load_job
+
+# what the DAG of this name runs; those that ingest are declared with their paces in jobs/backfill/recipes.py
+TRAINING = (
+    "snapshot_labels", "build_frame", "tune_model", "train_xgboost", "train_torch", "calibrate_model",
+    "evaluate_model", "gate_model", "register_model",
+)  # fmt: skip
+MONITORING = ("measure_drift", "measure_performance", "decide_reaction")
+DAGS: dict[str, tuple[str, ...]] = {
+    **{dag: tuple(step.job for step in recipe.steps) for dag, recipe in RECIPES.items()},
+    "fraud_train": TRAINING,
+    "fraud_monitor": MONITORING,
+}
+
+
+def ordered(jobs: Sequence[str]) -> tuple[str, ...]:
+    """Jobs in an order in which nobody reads what another of them has still to write.
+
+    Raises:
+        SluiceError: there is no such order.
+    """
+    modules = {name: load_job(name) for name in jobs}
+    left, placed = list(jobs), []
+    while left:
+        unwritten = {name: set(modules[name].WRITES) for name in left}
+        ready = next(
+            (
+                name
+                for name in left
+                if not any(unwritten[other] & set(modules[name].READS) for other in left if other != name)
+            ),
+            None,
+        )
+        if ready is None:
+            raise SluiceError(f"replay: {', '.join(left)} wait for each other: see their READS and WRITES")
+        left.remove(ready)
+        placed.append(ready)
+    return tuple(placed)
+
+
+def order_of(dag: str) -> tuple[str, ...]:
+    """The jobs of a DAG in their order."""
+    return ordered(DAGS[dag])
