@@ -2,8 +2,8 @@
 
 In: the data of a replay (jobs/replay/data.py), an installation of its own. Out: what a running installation
 leaves: prediction log, figures, decisions, versions, promotions; and days/DAY.json, what happened on the day.
-Tables show what was there when the day began. Monitoring looks at the day before at MONITOR_HOUR, the weekly
-training of fraud_train starts at TRAIN_HOUR on a Monday, a training that the monitor asks for at once.
+Tables show what was there when the day began. Monitoring looks at the day before at MONITOR_HOUR. A training
+starts at midnight while there is no version, at TRAIN_HOUR on a Monday, and when the monitor asks for it.
 Errors: those of the jobs, where they are no answer of a gate or of a training that had too little to learn
 from.
 """
@@ -63,13 +63,18 @@ class Loop:
     def play(self, progress: Callable[[date], None]) -> None:
         """Every day that has not been played."""
         for day in self.plan.days:
-            if self.done is None or day > self.done:
+            self.play_to(day)
+            progress(day)
+
+    def play_to(self, last: date) -> None:
+        """The days that have not been played, up to one of them."""
+        for day in self.plan.days:
+            if day <= last and (self.done is None or day > self.done):
                 self.seconds = {}
                 record = self.play_day(day)
                 checkpoint.keep(self.settings, day, record)
                 _note_seconds(self.settings, day, self.seconds)
                 self.done = day
-            progress(day)
 
     def play_day(self, day: date) -> dict[str, Any]:
         """One day from midnight to midnight; gives its record."""
@@ -108,7 +113,8 @@ class Loop:
 
     def _plan_day(self, day: date, before: date, start: datetime) -> None:
         replay, drill = self.policy.replay, self.plan.scenario.drills.get(before)
-        if day == self.plan.first:
+        if not registry.read_versions(self.promotions.client, self.settings.model_name):
+            # also where the days so far were too few to learn from
             self.agenda.add(Due(at=start, kind="train", day=before, reason="the first model"))
         elif day.weekday() == MONDAY:
             self.agenda.add(

@@ -18,6 +18,7 @@ from typing import NamedTuple
 import yaml
 from pydantic import Field, ValidationError
 
+from jobs.conf.contract import contract_of
 from jobs.conf.policy import Policy, load_policy
 from jobs.conf.settings import Settings
 from jobs.core import SluiceError, StrictModel, days_between
@@ -125,6 +126,9 @@ def make_plan(
             f"replay: the source begins on {settings.first_day} (SLUICE_FIRST_DAY), and a model needs days "
             f"to learn from: start later than {first}"
         )
+    maturity = contract_of(settings).labels.maturity_days
+    if matured_last(last, maturity) < first:
+        raise SluiceError(f"replay: labels mature in {maturity} days: --to must lie later than {last}")
     if settings.last_day is not None and last > settings.last_day:
         raise SluiceError(f"replay: the source ends on {settings.last_day} (SLUICE_LAST_DAY)")
     if not settings.source_uri:

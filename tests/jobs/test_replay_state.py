@@ -176,5 +176,7 @@ def test_a_scenario_says_where_it_is_wrong(tmp_path: Path) -> None:
 def test_a_period_outside_the_source_is_refused(home: Settings) -> None:
     with pytest.raises(SluiceError, match="before --from"):
         make_plan(home, DAY, DAY - timedelta(days=1), [], "", "")
+    with pytest.raises(SluiceError, match="mature in 3 days"):
+        make_plan(home, DAY, DAY, [], "", "")
     with pytest.raises(SluiceError, match="days to learn from"):
         make_plan(home, home.first_day, DAY, [], "", "")

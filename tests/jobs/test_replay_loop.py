@@ -1,0 +1,189 @@
+"""A promotion and a rollback through days of replayed traffic: deterministic, and resumed after a cut."""
+
+from __future__ import annotations
+
+import shutil
+from datetime import date, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from jobs.conf.settings import Settings, load_settings
+from jobs.core import midnight
+from jobs.features.declarations import FEATURE_VERSION, MODEL_FEATURES
+from jobs.lake.store import content_digest, lake_of
+from jobs.lake.tables import PREDICTIONS, PROMOTIONS
+from jobs.promotion.state import read_aliases, registry_client
+from jobs.replay import checkpoint
+from jobs.replay.agenda import Due
+from jobs.replay.loop import Loop, read_record
+from jobs.replay.plan import Plan, Scenario, named_policies, policy_settings
+from tests.promotion_support import offer
+
+FIRST = date(2026, 3, 3)  # a Tuesday: no weekly training among these days
+DAYS = [FIRST + timedelta(days=number) for number in range(3)]
+ROWS = 1500
+RULES = """
+shadow: {minutes: 60.0, requests: 40}
+canary:
+  steps: [{percent: 5, minutes: 60.0}, {percent: 25, minutes: 60.0}, {percent: 50, minutes: 60.0},
+          {percent: 100, minutes: 60.0}]
+  requests: 20
+replay: {monitoring: false, approval_hours: 2.0}
+"""
+
+
+def write_days(data_home: Path) -> None:
+    """Traffic without a source: people who pay evenly through each day."""
+    for number, day in enumerate(DAYS):
+        generator = np.random.default_rng(number)
+        seconds = np.sort(generator.uniform(0, 86_400, ROWS))
+        events = pd.DataFrame(
+            {
+                "transaction_id": np.arange(ROWS) + 1 + number * ROWS,
+                "event_time": pd.Timestamp(midnight(day)) + pd.to_timedelta(seconds, unit="s").round("ms"),
+                "customer_id": generator.integers(1, 400, ROWS),
+                "terminal_id": generator.integers(1, 50, ROWS),
+                "amount_minor": generator.integers(100, 20_000, ROWS),
+            }
+        )
+        values = {name: generator.gamma(2.0, 1.0, ROWS) for name in MODEL_FEATURES}
+        file = data_home / "vectors" / f"{day}.parquet"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        pd.concat([events, pd.DataFrame(values)], axis=1).to_parquet(file)
+
+
+def plan_in(folder: Path, last: date) -> Plan:
+    (folder / "quick.yaml").write_text(RULES)
+    policies = named_policies([str(folder / "quick.yaml")])
+    return Plan(FIRST, last, policies, Scenario(drift_days=(), drills={}), folder / "replay")
+
+
+def opened(folder: Path, last: date = DAYS[-1]) -> Loop:
+    plan = plan_in(folder, last)
+    settings = policy_settings(load_settings({"SLUICE_HOME": str(folder)}), plan, plan.policies[0])
+    return Loop(settings, plan, folder / "data", lambda _day: {})
+
+
+def prepared(folder: Path) -> Settings:
+    """An installation whose first version is registered, and offered at one o'clock of the first day."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_days(folder / "data")
+    loop = opened(folder)
+    version = offer(loop.settings, folder, gate="person decides", feature_version=FEATURE_VERSION)
+    registry_client(loop.settings).delete_registered_model_alias("fraud", "challenger")
+    loop.agenda.add(Due(at=midnight(FIRST) + timedelta(hours=1), kind="offer", version=version))
+    loop.play_to(FIRST)
+    return loop.settings
+
+
+def offer_second(loop: Loop, folder: Path, bias: float = -3.0, at: date = DAYS[1]) -> None:
+    """A version judged against the champion, offered at one o'clock of a day."""
+    version = offer(loop.settings, folder, bias=bias, feature_version=FEATURE_VERSION)
+    registry_client(loop.settings).delete_registered_model_alias("fraud", "challenger")
+    loop.agenda.add(Due(at=midnight(at) + timedelta(hours=1), kind="offer", version=version))
+
+
+def happened(settings: Settings, days: list[date]) -> list[tuple[str, str, str, str]]:
+    found: list[dict[str, Any]] = [each for day in days for each in read_record(settings, day)["happened"]]
+    return [(each["at"][:16], each["what"], each["version"], each["detail"]) for each in found]
+
+
+def digests(settings: Settings) -> dict[str, str]:
+    """What the loop left, without when the machine did it."""
+    log = lake_of(settings).read(PREDICTIONS)
+    return {
+        "log": content_digest(log),
+        "promotions": content_digest(lake_of(settings).read(PROMOTIONS)),
+    }
+
+
+@pytest.fixture(scope="module")
+def first_day(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("replay") / "one"
+    prepared(folder)
+    return folder
+
+
+def test_the_first_version_is_approved_shadowed_and_serves_at_the_simulated_times(first_day: Path) -> None:
+    settings = opened(first_day).settings
+    assert happened(settings, [FIRST]) == [
+        ("2026-03-03T01:00", "offered", "1", "person decides"),
+        ("2026-03-03T03:00", "approved", "1", "replay"),
+        ("2026-03-03T03:00", "step", "1", "shadow"),
+        ("2026-03-03T04:00", "passed", "1", "shadow"),
+        ("2026-03-03T04:00", "champion", "1", "in place of none"),
+    ]
+    log = lake_of(settings).read(PREDICTIONS).to_pandas()
+    answers = log[log["variant"] != "shadow"]
+    assert len(answers) == ROWS
+    assert answers["transaction_id"].is_unique
+    hours = log.assign(hour=log["served_at"].dt.hour).groupby("hour")["variant"].agg(set)
+    assert hours[0] == {"rules"}
+    assert hours[3] == {"rules", "shadow"}
+    assert hours[5] == {"champion"}
+
+
+def test_a_like_version_earns_all_traffic_and_a_bad_one_is_rolled_back_within_a_look(
+    first_day: Path, tmp_path: Path
+) -> None:
+    folder = moved(first_day, tmp_path)
+    loop = opened(folder)
+    offer_second(loop, tmp_path)
+    loop.play_to(DAYS[1])
+    told = [each[1:3] for each in happened(loop.settings, [DAYS[1]])]
+    assert told[0] == ("offered", "2")
+    assert told[-1] == ("champion", "2")
+    steps = [each[3] for each in happened(loop.settings, [DAYS[1]]) if each[1] == "passed"]
+    assert steps == ["shadow", "canary_5", "canary_25", "canary_50", "canary_100"]
+
+    broken = opened(folder)
+    offer_second(broken, tmp_path, bias=2.0, at=DAYS[2])
+    spoil_reference(broken)
+    broken.play_to(DAYS[2])
+    told = [each[1:3] for each in happened(broken.settings, [DAYS[2]])]
+    assert ("rolled back", "3") in told
+    assert read_aliases(broken.promotions.client, "fraud")["champion"] == "2"
+
+
+def spoil_reference(loop: Loop) -> None:
+    """The version was not what its evidence says: offline its scores were those of another model."""
+    client = registry_client(loop.settings)
+    run = client.get_model_version("fraud", "3").run_id
+    file = Path(client.download_artifacts(run, "reference/reference.parquet"))
+    rows = pd.read_parquet(file)
+    rows.assign(score=rows["score"] / 50).to_parquet(file)
+    client.log_artifact(run, str(file), "reference")
+
+
+def moved(source: Path, target: Path) -> Path:
+    """A copy of an installation; its registry names files by their place, so these are shared."""
+    folder = target / "copy"
+    shutil.copytree(source, folder, symlinks=True)
+    return folder
+
+
+def test_the_same_days_give_the_same_rows_and_a_cut_in_the_middle_changes_nothing(
+    first_day: Path, tmp_path: Path
+) -> None:
+    folders = [moved(first_day, tmp_path / name) for name in ("whole", "cut")]
+    for folder, name in zip(folders, ("whole", "cut"), strict=True):
+        loop = opened(folder)
+        offer_second(loop, tmp_path / name)
+        loop.play_to(DAYS[1])
+    opened(folders[0]).play_to(DAYS[2])
+    cut = opened(folders[1])
+    offered = Due(at=midnight(DAYS[2]) + timedelta(hours=2), kind="offer", version="1")
+    cut.agenda.add(offered)
+    cut.play_day(DAYS[2])  # killed before the day was noted as done
+    assert lake_of(cut.settings).read(PREDICTIONS, first=DAYS[2]).num_rows == ROWS
+    again = opened(folders[1])
+    assert lake_of(again.settings).read(PREDICTIONS, first=DAYS[2]).num_rows == 0
+    again.play_to(DAYS[2])
+    whole = opened(folders[0]).settings
+    assert digests(whole) == digests(again.settings)
+    assert happened(whole, DAYS) == happened(again.settings, DAYS)
+    assert checkpoint.done_days(whole) == DAYS
