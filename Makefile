@@ -4,7 +4,7 @@ SHELL := bash
 .DEFAULT_GOAL := help
 VENV := .venv/bin
 
-.PHONY: help setup lock demo up down status test faults check format backfill bench golden docs
+.PHONY: help setup lock demo up down status test faults check format backfill replay bench golden docs
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,6 +50,10 @@ format: setup ## Format the code and mend what the linter can
 backfill: setup ## Backfill a DAG through Airflow: DAG=fraud_ingest FROM=… TO=…
 	@$(VENV)/sluice airflow backfill create --dag-id "$(DAG)" --from-date "$(FROM)" --to-date "$(TO)" \
 	    --reprocess-behavior "$(or $(REPROCESS),completed)" --max-active-runs "$(or $(RUNS),2)"
+
+replay: setup ## The loop over history: FROM=… TO=… [POLICY="a.yaml b.yaml" SCENARIO=…]
+	@$(VENV)/sluice replay --from "$(FROM)" --to "$(TO)" $(foreach file,$(POLICY),--policy "$(file)") \
+	    $(if $(SCENARIO),--scenario "$(SCENARIO)")
 
 bench: setup ## Measure beside an alternative: NAME=chain
 	@$(VENV)/python -m tests.benchmarks "$(NAME)"

@@ -11,6 +11,8 @@ from jobs.backfill.recipes import RECIPES
 from jobs.features.tables import BUILT_TABLES
 from jobs.lake import tables as lake_tables
 from jobs.registry import JOBS
+from jobs.replay.graph import DAGS as REPLAYED
+from jobs.replay.graph import order_of
 from tests.dags.test_dag_integrity import TASKS
 
 CHAINS = ("fraud_ingest", "fraud_labels", "fraud_features", "fraud_train", "fraud_monitor", "fraud_backfill")
@@ -50,6 +52,18 @@ def test_a_backfill_runs_the_tasks_of_the_dag_in_their_order(dag_bag: Any) -> No
     for dag_id, recipe in RECIPES.items():
         tasks = [task.task_id for task in dag_bag.dags[dag_id].topological_sort()]
         assert [step.job for step in (*recipe.steps, *recipe.after_swap)] == tasks
+
+
+def test_a_replay_runs_the_jobs_of_the_dags_in_an_order_that_the_dags_allow(dag_bag: Any) -> None:
+    for dag_id, jobs in REPLAYED.items():
+        dag = dag_bag.dags[dag_id]
+        # traffic is answered from the point-in-time join, so nothing is written online
+        tasks = {task for task in TASKS[dag_id] if task in JOBS} - {"materialize_features"}
+        placed = order_of(dag_id)
+        assert set(jobs) == set(placed) == tasks
+        for place, job in enumerate(placed):
+            above = dag.get_task(job).get_flat_relative_ids(upstream=True) & set(placed)
+            assert above <= set(placed[:place]), job
 
 
 def test_a_backfill_rewrites_the_tables_that_its_jobs_write(dag_bag: Any) -> None:
