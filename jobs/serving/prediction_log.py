@@ -129,12 +129,14 @@ class PredictionLog:
     def append_spooled(self) -> bool:
         """Append this process's segments, the open one too, and then those of dead ones; False on failure."""
         with self._appending:
-            with self._spooling:
-                if not self._spool.closed():
+            done = self._append_closed()
+            if done:  # a lake that refuses makes no small segments
+                with self._spooling:
                     self._spool.rotate()
-                waiting = self._spool.closed()
-            done = all(self._append(segment, own=True) for segment in waiting)
-            return done and self._adopt()
+                done = self._append_closed() and self._adopt()
+            with self._spooling:
+                self._spool.measure()
+            return done
 
     def _write(self, batch: list[Prediction]) -> bool:
         """Rows into the open segment, or dropped for good; False where the disk has no room now."""
@@ -156,6 +158,11 @@ class PredictionLog:
             self._spool.rotate()
             self._full.set()
         return True
+
+    def _append_closed(self) -> bool:
+        with self._spooling:
+            waiting = self._spool.closed()
+        return all(self._append(segment, own=True) for segment in waiting)
 
     def _append(self, segment: Segment, *, own: bool) -> bool:
         """One segment into the lake, and its file away; False where the lake refused it."""

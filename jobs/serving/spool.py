@@ -133,7 +133,7 @@ class Spool:
         self._open: IO[bytes] | None = None
         self._number = 0
         self._size = 0  # of whole frames in the open segment
-        self._others = 0  # bytes below root when the open segment began
+        self._others = 0  # bytes below root without the open segment, when they were last measured
 
     @property
     def size(self) -> int:
@@ -142,7 +142,7 @@ class Spool:
 
     @property
     def used(self) -> int:
-        """Bytes that wait below the root, those of other processes as of when the open segment began."""
+        """Bytes that wait below the root, those of other processes as of the last `measure`."""
         return self._others + self._size
 
     def write(self, batch: pa.RecordBatch) -> None:
@@ -154,7 +154,7 @@ class Spool:
         """
         data = bytes(batch.serialize())
         if self.used + FRAME.size + len(data) > self._limit:
-            self._others = self._waiting()
+            self.measure()
             if self.used + FRAME.size + len(data) > self._limit:
                 raise SpoolFull(f"the prediction log's spool holds its limit of {self._limit >> 20} MB")
         if self._open is None:
@@ -173,6 +173,16 @@ class Spool:
         found = self._folder.segments() if self._folder is not None else []
         return [each for each in found if self._open is None or each.number != self._number]
 
+    def measure(self) -> None:
+        """Look again how much waits, in all folders."""
+        total = 0
+        for path in self._root.glob(f"*/*{SUFFIX}"):
+            try:
+                total += path.stat().st_size
+            except FileNotFoundError:
+                continue  # it has just been appended
+        self._others = total - self._size
+
     def close(self) -> None:
         """Leave what waits to whoever comes next."""
         self.rotate()
@@ -183,7 +193,7 @@ class Spool:
     def _begin(self, schema: pa.Schema) -> None:
         if self._folder is None:
             self._folder = self._claim()
-        self._others = self._waiting()
+        self.measure()
         self._number += 1
         self._size = 0
         path = self._folder.path / f"{self._number:08d}{SUFFIX}"
@@ -230,16 +240,6 @@ class Spool:
         if folder is None:
             raise AssertionError("a new folder has no owner yet")
         return folder
-
-    def _waiting(self) -> int:
-        """Bytes of all segments below the root, without the open one."""
-        total = 0
-        for path in self._root.glob(f"*/*{SUFFIX}"):
-            try:
-                total += path.stat().st_size
-            except FileNotFoundError:
-                continue  # it has just been appended
-        return total - self._size
 
 
 def _frames(data: bytes) -> list[memoryview]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,9 @@ from jobs.conf.policy import Rules, load_policy
 from jobs.conf.settings import Settings
 from jobs.core import SluiceError
 from jobs.features.declarations import FEATURE_VERSION, MODEL_FEATURES
-from jobs.lake.store import lake_of
+from jobs.lake.store import Once, lake_of
 from jobs.lake.tables import PREDICTIONS, Table
+from jobs.maintenance.compact_tables import compact, crowded
 from jobs.monitoring.features_logged import logged_rows, with_features
 from jobs.serving import prediction_log, spool
 from jobs.serving.log_rows import encode
@@ -147,6 +149,7 @@ def test_a_lake_that_is_down_for_long_costs_only_what_is_above_the_spools_limit(
     up()
     while log.counters()["waiting"]:
         assert log.flush()
+    assert log.counters()["spool_bytes"] == 0
     log.put(row)
     assert log.flush()
     assert len(landed(home)) == waiting + 1
@@ -208,15 +211,42 @@ def test_a_kill_between_the_append_and_the_removal_of_its_segment_repeats_no_row
     monkeypatch.undo()
     assert len(segments(home)) == 1
     killed(log)
-    # the table's summaries and forgetting of old commits keep what it knows of the writer
+    # a summary of the log, and the removal of what came before it, keep what is known of the writer
     delta = lake_of(home).delta(PREDICTIONS)
     delta.create_checkpoint()
+    for commit in Path(lake_of(home).path(PREDICTIONS)).glob("_delta_log/*.json"):
+        if int(commit.stem) < delta.version():
+            commit.unlink()
     later = log_of(home)
     put(later, 4)
     assert later.flush()
     assert landed(home) == [1, 2, 3, 4]
     assert later.counters()["recovered"] == 0
     assert segments(home) == []
+
+
+def test_a_reader_sees_every_row_once_while_the_day_is_compacted_and_appended_to(home: Settings) -> None:
+    first, second = log_of(home), log_of(home)
+    for number in range(24):
+        put((first, second)[number % 2], number)
+        assert (first, second)[number % 2].flush()
+    lake = lake_of(home)
+    assert crowded(lake, PREDICTIONS, NOON.date(), 2) == {"2026-01-31": 24}
+    with ThreadPoolExecutor(2) as pool:
+        compacting = pool.submit(compact, lake, PREDICTIONS, "2026-01-31")
+        put(first, 24)
+        appending = pool.submit(first.flush)
+        seen = [landed(home)]
+        while not (compacting.done() and appending.done()):
+            seen.append(landed(home))
+    assert compacting.result().files >= 22
+    assert appending.result()
+    assert all(rows in (list(range(24)), list(range(25))) for rows in seen)
+    assert landed(home) == list(range(25))
+    assert {tuple(row) for row in lake.read(PREDICTIONS)["features"].to_pylist()} == {(3.0, None)}
+    writer = str(first._spool._folder.path.name) if first._spool._folder else ""
+    rows = pa.Table.from_batches([encode([prediction(0, NOON)])])
+    assert not lake.append(PREDICTIONS, rows, Once(writer, 12)), "compaction forgot what a writer has written"
 
 
 @pytest.mark.parametrize("cut", [1, 4, 9, 400])

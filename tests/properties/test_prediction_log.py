@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 
 import pyarrow as pa
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from jobs.conf.settings import Settings, load_settings
@@ -70,6 +70,7 @@ class World:
         killed(log)
 
 
+@example([("put", 0), ("down", 0), ("flush", 0), ("put", 0)])
 @settings(max_examples=25, deadline=None)
 @given(st.lists(st.tuples(st.sampled_from(MOVES), st.integers(0, REPLICAS - 1)), max_size=14))
 def test_each_row_lands_once(moves: list[tuple[str, int]]) -> None:
