@@ -317,6 +317,11 @@ class ContentDigest:
     def add(self, rows: pa.Table | pa.RecordBatch) -> None:
         chosen = rows.select(sorted(rows.schema.names))
         frame = chosen.to_pandas(date_as_object=False, types_mapper=WHOLE.get)
+        for field in chosen.schema:
+            if pa.types.is_list(field.type):  # pandas hashes no lists; a gap among numbers is NaN
+                frame[field.name] = [
+                    None if each is None else each.tobytes().hex() for each in frame[field.name]
+                ]
         # not by categories: pandas takes a text and the same with a zero byte behind it for one
         hashes = pd.util.hash_pandas_object(frame, index=False, categorize=False).to_numpy(dtype=np.uint64)
         self.rows += len(frame)

@@ -113,7 +113,7 @@ def serve(home: Settings, *served: tuple[int, list[float] | None], version: str 
     records = [
         {
             "day": DAY,
-            "request_id": f"r{place}",
+            "request_id": f"{version}-{place}",
             "transaction_id": number,
             "variant": "champion",
             "served_at": datetime(2026, 2, 28, tzinfo=UTC) + timedelta(seconds=place),

@@ -17,7 +17,7 @@ from jobs.conf.policy import Rules, load_policy
 from jobs.conf.settings import Settings
 from jobs.core import SluiceError
 from jobs.features.declarations import FEATURE_VERSION, MODEL_FEATURES
-from jobs.lake.store import Once, lake_of
+from jobs.lake.store import Once, content_digest, lake_of
 from jobs.lake.tables import PREDICTIONS, Table
 from jobs.maintenance.compact_tables import compact, crowded
 from jobs.monitoring.features_logged import logged_rows, with_features
@@ -80,6 +80,14 @@ def test_a_gap_is_null_and_features_that_could_not_be_read_are_no_list(
 ) -> None:
     rows = encode([prediction(1, NOON, features=features), prediction(2, NOON)]).to_pylist()
     assert [row["features"] for row in rows] == [stored, [3.0, None]]
+
+
+def test_the_digest_of_rows_tells_their_features_apart() -> None:
+    lists: list[list[float] | None] = [[3.0, math.nan], [math.nan, 3.0], [3.0, 0.0], None]
+    rows = [encode([prediction(1, NOON, features=features)]) for features in lists]
+    assert len({content_digest(pa.Table.from_batches([each])) for each in rows}) == len(lists)
+    both = [pa.Table.from_batches(order) for order in (rows[:2], rows[1::-1])]
+    assert content_digest(both[0]) == content_digest(both[1])
 
 
 def test_a_row_that_no_table_can_hold_is_dropped_and_counted_and_the_others_land(home: Settings) -> None:
