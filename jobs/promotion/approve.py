@@ -10,10 +10,9 @@ blocked the version, its author approves it or is not known, or the instant is t
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-
 from pydantic import Field
 
+from jobs import clock
 from jobs.conf.policy import policy_of
 from jobs.conf.settings import Settings
 from jobs.core import JobParams, Receipt, SluiceError, Stopwatch
@@ -60,7 +59,7 @@ def run(params: Params, settings: Settings) -> Receipt:
     if problem := author_problem(state, params.person):
         raise closed("approver", problem, where)
     at = instant(params.at or now_text())
-    if problem := age_problem(at.isoformat(), policy_of(settings), datetime.now(UTC)):
+    if problem := age_problem(at.isoformat(), policy_of(settings), clock.now()):
         raise closed("approval", problem, where)
     promotion = state.tag(TAG_PROMOTION_ID) if state.tag(TAG_PROMOTION) in UNDER_WAY else ""
     tags = {

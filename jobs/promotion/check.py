@@ -14,12 +14,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import numpy as np
 from pydantic import Field
 
+from jobs import clock
 from jobs.conf.policy import policy_of
 from jobs.conf.settings import Settings
 from jobs.core import Check, GateClosed, JobParams, Outcome, Receipt, SluiceError, Stopwatch, Verdict
@@ -120,7 +120,7 @@ def check_bundle(state: VersionState, settings: Settings) -> list[Check]:
 
 def run(params: Params, settings: Settings) -> Receipt:
     watch = Stopwatch()
-    started = datetime.now(UTC)
+    started = clock.now()
     client, name = registry.registry_client(settings), settings.model_name
     lake = lake_of(settings)
     aliases = registry.read_aliases(client, name)
@@ -140,7 +140,7 @@ def run(params: Params, settings: Settings) -> Receipt:
         outcome=verdict.outcome.value,
         reason=verdict.reason,
         started_at=started,
-        decided_at=datetime.now(UTC),
+        decided_at=clock.now(),
         evidence=evidence_text(verdict),
     )
     write_row(lake, row)
@@ -202,7 +202,7 @@ def _receipt(
     state: VersionState, champion: str, settings: Settings, watch: Stopwatch, reason: str
 ) -> Receipt:
     has_champion, promotion = bool(champion), state.tag(registry.TAG_PROMOTION_ID)
-    problem = approval_problem(state, policy_of(settings), datetime.now(UTC), has_champion=has_champion)
+    problem = approval_problem(state, policy_of(settings), clock.now(), has_champion=has_champion)
     facts = {
         "outcome": Outcome.PASS.value,
         "model_version": state.version,

@@ -7,7 +7,7 @@ time (`served_at`): the events' own days say nothing about when a model answered
 from __future__ import annotations
 
 from collections.abc import Collection
-from datetime import UTC, datetime
+from datetime import datetime
 
 import numpy as np
 import pandas as pd
@@ -126,8 +126,3 @@ def gather(
         challenger_reference=scores_of(settings, state),
         champion_reference=scores_of(settings, champion),
     )
-
-
-def utc_now() -> datetime:
-    """Wall time: here it is the matter, a step lasts as long as people wait."""
-    return datetime.now(UTC)

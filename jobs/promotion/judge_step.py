@@ -14,12 +14,13 @@ from datetime import datetime
 
 from pydantic import Field
 
+from jobs.clock import now as utc_now
 from jobs.conf.policy import Policy, policy_of
 from jobs.conf.settings import Settings
 from jobs.core import Check, GateClosed, JobParams, Outcome, Receipt, SluiceError, Stopwatch, Verdict
 from jobs.lake.store import lake_of
 from jobs.promotion import state as registry
-from jobs.promotion.evidence import gather, utc_now
+from jobs.promotion.evidence import gather
 from jobs.promotion.look import StepEvidence, latest_look, step_alpha
 from jobs.promotion.record import (
     StepRow,

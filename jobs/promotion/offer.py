@@ -7,9 +7,9 @@ Errors: GateClosed where the version may not be offered, or another promotion is
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from jobs import clock
 from jobs.conf.policy import policy_of
 from jobs.conf.settings import Settings
 from jobs.core import GateClosed, Outcome, Verdict
@@ -38,7 +38,7 @@ def offer(client: MlflowClient, settings: Settings, version: str) -> str:
         # an approval that was given before the offer is bound to the promotion that begins now
         state.model_copy(update={"tags": {**state.tags, registry.TAG_PROMOTION_ID: ""}}),
         policy_of(settings),
-        datetime.now(UTC),
+        clock.now(),
         has_champion=bool(champion),
     )
     told = f"version {version} is the challenger: fraud_promote checks it now"

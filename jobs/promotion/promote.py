@@ -10,10 +10,9 @@ serving does not accept.
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-
 from pydantic import Field
 
+from jobs import clock
 from jobs.conf.policy import policy_of
 from jobs.conf.settings import Settings
 from jobs.core import JobParams, Outcome, Receipt, Stopwatch
@@ -45,7 +44,7 @@ class Params(JobParams):
 
 def run(params: Params, settings: Settings) -> Receipt:
     watch = Stopwatch()
-    started = datetime.now(UTC)
+    started = clock.now()
     client, name, lake = registry.registry_client(settings), settings.model_name, lake_of(settings)
     where = f"promote_champion version {params.version}"
     state = known_version(settings, params.version, where)
@@ -83,7 +82,7 @@ def run(params: Params, settings: Settings) -> Receipt:
             outcome=Outcome.PASS.value, reason=f"champion, in place of {replaced or 'none'}",
             champion_requests=sum(row.champion_requests for row in rows),
             challenger_requests=sum(row.challenger_requests for row in rows),
-            started_at=started, decided_at=datetime.now(UTC),
+            started_at=started, decided_at=clock.now(),
         )  # fmt: skip
         version = write_row(lake, row)
         log_timeline(client, state, read_rows(lake, promotion))

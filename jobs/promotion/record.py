@@ -14,6 +14,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from jobs import clock
 from jobs.conf.policy import Policy
 from jobs.core import Check, GateClosed, Outcome, SluiceError, StrictModel, Verdict
 from jobs.lake.store import Lake
@@ -55,7 +56,7 @@ class StepRow(StrictModel):
 def promotion_name(text: str, version: str) -> str:
     """An id that can name a partition; one is made from version and instant where none is given."""
     given = re.sub(r"[^A-Za-z0-9_.-]+", "-", text).strip("-.")
-    return given or f"v{version}-{datetime.now(UTC):%Y%m%dT%H%M%S}"
+    return given or f"v{version}-{clock.now():%Y%m%dT%H%M%S}"
 
 
 def unused_name(lake: Lake, promotion: str) -> str:
@@ -192,7 +193,7 @@ def approval_problem(state: VersionState, policy: Policy, now: datetime, *, has_
 
 def require_approval(state: VersionState, policy: Policy, where: str, *, has_champion: bool) -> None:
     """Raises GateClosed where a needed approval is missing, expired, or not this promotion's."""
-    problem = approval_problem(state, policy, datetime.now(UTC), has_champion=has_champion)
+    problem = approval_problem(state, policy, clock.now(), has_champion=has_champion)
     if problem:
         raise closed("approval", problem, where)
 

@@ -13,11 +13,11 @@ alias champion was moved to it by hand, so that the version that serves is not k
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from pydantic import Field
 
+from jobs import clock
 from jobs.conf.settings import Settings
 from jobs.core import JobParams, Receipt, SluiceError, Stopwatch
 from jobs.lake.store import Lake, lake_of
@@ -158,7 +158,7 @@ def _what_would_happen(version: str, aliases: dict[str, str]) -> str:
 
 
 def _take_back(params: Params, settings: Settings, client: MlflowClient, watch: Stopwatch) -> Receipt:
-    started = datetime.now(UTC)
+    started = clock.now()
     name, lake = settings.model_name, lake_of(settings)
     if params.promotion_id:
         before = registry.read_version(client, name, params.version)
@@ -175,7 +175,7 @@ def _take_back(params: Params, settings: Settings, client: MlflowClient, watch: 
     if rolled_back and not recorded:
         row = StepRow(
             promotion=promotion, model_version=params.version, step=ROLL_BACK_ROW,
-            outcome="fail", reason=reason, started_at=started, decided_at=datetime.now(UTC),
+            outcome="fail", reason=reason, started_at=started, decided_at=clock.now(),
         )  # fmt: skip
         version = write_row(lake, row)
     if state and rolled_back and version >= 0:

@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
+from jobs import clock
 from jobs.conf.policy import Policy
 from jobs.conf.settings import Settings
 from jobs.core import SluiceError, StrictModel
@@ -124,7 +125,7 @@ def requests_of(step: str, policy: Policy) -> int:
 
 def now_text() -> str:
     """This instant, as the tags hold it."""
-    return datetime.now(UTC).isoformat(timespec="milliseconds")
+    return clock.now().isoformat(timespec="milliseconds")
 
 
 def quiet_mlflow(settings: Settings) -> None:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
 
 from jobs import clock
 from jobs.conf.policy import policy_of
@@ -35,7 +36,7 @@ from jobs.replay.plan import Plan
 from jobs.replay.promotions import Promotions
 from jobs.replay.view import show
 from jobs.serving.bundles import fetch_bundle
-from jobs.serving.prediction_log import Prediction, rows_of
+from jobs.serving.log_rows import Prediction, encode
 
 TRAIN_HOUR, MONITOR_HOUR, DRILL_HOUR = 3, 5, 9
 MONDAY = 0
@@ -200,7 +201,9 @@ class Loop:
 
     def _write(self, day: date, log: list[Prediction]) -> None:
         """The day's log so far, in place of what it was: a day that is played again has no row twice."""
-        lake_of(self.settings).replace(PREDICTIONS, rows_of(log), day)
+        empty = PREDICTIONS.schema.empty_table()
+        rows = pa.Table.from_batches([encode(log)]) if log else empty
+        lake_of(self.settings).replace(PREDICTIONS, rows, day)
 
     def _left(self) -> list[Due]:
         if self.done is None:

@@ -14,6 +14,7 @@ from jobs.conf.policy import policy_of
 from jobs.conf.settings import Settings
 from jobs.core import GateClosed
 from jobs.promotion import state as registry
+from jobs.promotion.offer import offer
 from jobs.promotion.record import required_steps
 from jobs.replay.agenda import Agenda, Due, Happening
 from jobs.replay.data import run_job
@@ -38,18 +39,14 @@ class Promotions:
 
     def offer(self, item: Due) -> list[Happening]:
         """A version is there: what becomes of it depends on its gate and on who is under way."""
-        version, name = item.version, self.settings.model_name
+        version = item.version
         if self.policy.replay.promotion == "direct":
             return [self._take_over(version, item.at)]
-        found = registry.read_version(self.client, name, version)
-        gate = found.tag(registry.TAG_GATE) if found else ""
-        if gate not in (registry.GATE_AUTOMATIC, registry.GATE_PERSON):
-            return [Happening(at=item.at, what="not offered", version=version, detail="its gate is closed")]
-        running = registry.read_aliases(self.client, name).get(registry.CHALLENGER)
-        if running:
-            detail = f"version {running} is being promoted"
+        try:
+            offer(self.client, self.settings, version)
+        except GateClosed as closed:
+            detail = closed.verdict.reason
             return [Happening(at=item.at, what="not offered", version=version, detail=detail)]
-        registry.move_alias(self.client, name, registry.CHALLENGER, version)
         try:
             checked = run_job(
                 self.settings,
@@ -58,6 +55,7 @@ class Promotions:
             )
         except GateClosed as closed:
             return [Happening(at=item.at, what="refused", version=version, detail=closed.verdict.reason)]
+        gate = str(checked.facts["gate"])
         offered = Happening(at=item.at, what="offered", version=version, detail=gate)
         if checked.facts["needs_person"] and not checked.facts["approved"]:
             at = item.at + timedelta(hours=self.policy.replay.approval_hours)

@@ -23,7 +23,7 @@ from jobs.core import SluiceError
 from jobs.features.declarations import FEATURE_VERSION, MODEL_FEATURES
 from jobs.promotion.state import Routing
 from jobs.serving.bundle import Decision, ModelBundle, decide
-from jobs.serving.prediction_log import Prediction
+from jobs.serving.log_rows import Prediction
 from jobs.serving.routing import assign
 from jobs.serving.rules import RulesLayer, stricter
 
@@ -77,6 +77,7 @@ class Day:
             for name in ("transaction_id", "customer_id", "terminal_id", "amount_minor")
         }
         self.matrix = events[list(MODEL_FEATURES)].to_numpy(dtype=np.float64)
+        self.values: list[list[float]] = self.matrix.tolist()
         self.policy = policy
         self.rules = RulesLayer(policy.rules)
         self._scores: dict[str, Scores] = {}
@@ -98,7 +99,7 @@ class Day:
             return model.bundle.score(matrix)
         except SluiceError:
             found = np.full(len(matrix), np.nan)
-        for place, values in enumerate(self.matrix.tolist()):
+        for place, values in enumerate(self.values):
             try:
                 found[place] = model.bundle.score_one(values)
             except SluiceError as error:
@@ -191,5 +192,6 @@ class Day:
             latency_ms=model.latency_ms if model else PLAIN_MS,
             served_at=float(self.seconds[place]),
             names=MODEL_FEATURES,
-            features=self.matrix[place].tolist(),
+            features=self.values[place],
+            feature_version=FEATURE_VERSION,
         )

@@ -19,8 +19,8 @@ from jobs.promotion.state import Routing
 from jobs.replay.traffic import PLAIN_MS, SLOW_MS, Day, Served, load
 from jobs.serving.bundle import ModelBundle
 from jobs.serving.follower import ServedModel, ServingState
+from jobs.serving.log_rows import Prediction
 from jobs.serving.messages import ScoreRequest
-from jobs.serving.prediction_log import Prediction
 from jobs.serving.scoring import Scorer
 from tests.served_bundles import PlainFeatures, constant_graph, logistic_graph, slow_graph, write_bundle
 
