@@ -157,8 +157,14 @@ class Backfill(StrictModel):
     reversible_days: int = Field(ge=1)
 
 
+class PredictionLogLimits(StrictModel):
+    append_seconds: float = Field(gt=0, le=60)
+    spool_mb: int = Field(ge=16)
+
+
 class Serving(StrictModel):
     alias_poll_seconds: float = Field(gt=0, le=5)
+    log: PredictionLogLimits
 
 
 class Retention(StrictModel):

@@ -22,7 +22,7 @@ from jobs.conf.settings import Settings
 from jobs.lake.store import lake_of
 from jobs.serving.follower import Follower
 from jobs.serving.messages import ScoreAnswer, ScoreRequest, ServedRouting
-from jobs.serving.prediction_log import PredictionLog
+from jobs.serving.prediction_log import PredictionLog, spool_of
 from jobs.serving.request_features import FeatureSource, StoredFeatures
 from jobs.serving.scoring import Scorer
 
@@ -35,7 +35,7 @@ class Service:
     def __init__(self, settings: Settings, policy: Policy, features: FeatureSource) -> None:
         self.settings = settings
         self.features = features
-        self.log = PredictionLog(lake_of(settings))
+        self.log = PredictionLog(lake_of(settings), spool_of(settings.home), policy.serving.log)
         self.follower = Follower(
             settings, policy, features.names, features.version, each_time=features.connect
         )

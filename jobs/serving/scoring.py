@@ -209,6 +209,7 @@ class Scorer:
                 served_at=time.time(),
                 names=self._features.names,
                 features=case.values,
+                feature_version=self._features.version,
             )
         )
 
