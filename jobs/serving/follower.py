@@ -5,6 +5,8 @@ Out: an immutable `ServingState` that is swapped as a whole; a request takes it 
 The state is also kept in `home/serving/state.json`, so that a restart without MLflow serves the same.
 A champion that is refused (moved by hand, not loadable, made for other features) changes nothing: the last
 accepted one goes on, with an alert. MLflow being down changes nothing either.
+A restarted service is ready after one look at the registry: a version may have been taken off meanwhile. One
+that hangs is not waited for.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 
 LOGGER = logging.getLogger("sluice.serving")
 KEPT_MODELS = 4  # champion, challenger, and two to go back to without loading
+FIRST_LOOK_SECONDS = 20.0  # after a start the registry may take so long, MLflow's import included
 RETRY_SECONDS = 15.0  # before a version that could not be loaded is tried again
 SLOW_SECONDS = 0.003  # a model above this is scored beside the event loop, not on it
 
@@ -115,6 +118,10 @@ class Follower:
     def start(self) -> None:
         """Serve what was served before, then follow."""
         self.restore()
+        if self.state.champion is not None:
+            patience = threading.Timer(FIRST_LOOK_SECONDS, self.ready.set)
+            patience.daemon = True
+            patience.start()
         self._thread = threading.Thread(target=self._work, name="registry-follower", daemon=True)
         self._thread.start()
 
@@ -167,6 +174,7 @@ class Follower:
 
     def accept(self, routing: Routing) -> None:
         """Serve this routing, as far as its versions can be served."""
+        self._take_off(routing)
         alerts = list(routing.alerts)
         champion = self.state.champion
         if routing.champion is None:
@@ -188,11 +196,17 @@ class Follower:
             )
         )
 
+    def _take_off(self, routing: Routing) -> None:
+        """A challenger that is none any more leaves before anything is fetched, which may take its time."""
+        running = self.state.challenger
+        wanted = (routing.champion, routing.challenger)
+        to_fetch = any(version is not None and version not in self._loaded for version in wanted)
+        if to_fetch and running is not None and running.version != routing.challenger:
+            self._swap(replace(self.state, challenger=None, step="", percent=0))
+
     def _work(self) -> None:
         while True:
             self._each_time()
-            if self.state.champion is not None:
-                self.ready.set()  # known from before: no need to wait for the registry
             self.poll()
             if self._stop.wait(self._policy.serving.alias_poll_seconds):
                 return

@@ -35,6 +35,7 @@ class Outage:
     requests: int
     lost: int
     seconds_back: float
+    slowest: float  # answer, in seconds
     problems: tuple[str, ...]
 
 
@@ -85,7 +86,8 @@ def outage(
     problems += [f"{name}: {len(missing)} answers are not in the log"] if missing else []
     twice = logged_twice(ours.settings)
     problems += [f"{name}: {len(twice)} answers are in the log more than once"] if twice else []
-    return Outage(name, len(exchanges), len(exchanges) - len(answered), seconds, tuple(problems))
+    lost, slowest = len(exchanges) - len(answered), max(each.seconds for each in answered)
+    return Outage(name, len(exchanges), lost, seconds, slowest, tuple(problems))
 
 
 def scored(each: Exchange) -> bool:
@@ -120,6 +122,24 @@ def registry_outage(ours: World) -> Outage:
         return all(not state["registry_error"] for state in ours.states())
 
     return outage(ours, "MLflow", mlflow.stop, mlflow.start, meanwhile=scored, is_well=follows)
+
+
+def redis_hangs(ours: World) -> Outage:
+    """Redis keeps its connections and does not answer: a request waits a moment, then the rules answer."""
+    redis = ours.redis
+    assert redis is not None
+    return outage(ours, "Redis hanging", redis.pause, redis.resume, meanwhile=by_rules, is_well=scores_again)
+
+
+def registry_hangs(ours: World) -> Outage:
+    """MLflow takes connections and does not answer: nobody waits for it but the one who follows it."""
+    mlflow = ours.mlflow
+    assert mlflow is not None
+
+    def follows(load: Load, back: float) -> bool:
+        return scores_again(load, back) and all(not state["registry_error"] for state in ours.states())
+
+    return outage(ours, "MLflow hanging", mlflow.pause, mlflow.resume, meanwhile=scored, is_well=follows)
 
 
 def lake_outage(ours: World) -> Outage:

@@ -14,7 +14,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -83,6 +83,28 @@ class Server:
         """Ask it to end, as a supervisor does; gives its exit status."""
         return self._end(signal.SIGTERM, patience)
 
+    def pause(self) -> None:
+        """It keeps its connections and answers nobody."""
+        self._signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        self._signal(signal.SIGCONT)
+
+    def take_over(self, successor: Server) -> int:
+        """Let another process take the address over; gives the exit status of this one."""
+        process, self._process = self._process, None
+        assert process is not None
+        successor.start(wait=False)
+        try:
+            return process.wait(START_SECONDS)
+        finally:
+            if process.poll() is None:
+                process.kill()
+
+    def _signal(self, number: signal.Signals) -> None:
+        assert self._process is not None
+        os.killpg(self._process.pid, number)
+
     def kill(self) -> None:
         """As the kernel does when memory is short: nothing of it runs any more."""
         self._end(signal.SIGKILL, 10.0)
@@ -91,11 +113,11 @@ class Server:
         process, self._process = self._process, None
         if process is None:
             return 0
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGCONT)  # one that was paused hears nothing else
         for group_signal in (number, signal.SIGKILL):
-            try:
+            with suppress(ProcessLookupError):
                 os.killpg(process.pid, group_signal)
-            except ProcessLookupError:
-                return process.wait()
             try:
                 return process.wait(patience)
             except subprocess.TimeoutExpired:
@@ -125,19 +147,21 @@ class World:
     def states(self) -> list[dict[str, Any]]:
         return [self.state(place) for place in range(len(self.addresses))]
 
-    def add_replica(self) -> Server:
+    def add_replica(self) -> None:
         address = f"http://127.0.0.1:{free_port()}"
+        self.replicas.append(self.service(f"scoring-{len(self.replicas)}", address))
+        self.addresses.append(address)
+
+    def service(self, name: str, address: str, *words: str) -> Server:
+        """A scoring service at an address, not started yet."""
         mine = self.settings.model_copy(update={"scoring_uri": address})
-        server = Server(
-            f"scoring-{len(self.replicas)}",
-            (sys.executable, "-m", "jobs.serving"),
+        return Server(
+            name,
+            (sys.executable, "-m", "jobs.serving", *words),
             {**self.environment, **variables(mine), "OMP_NUM_THREADS": "1"},
             lambda: answers(f"{address}/ready"),
             self.folder,
         )
-        self.replicas.append(server)
-        self.addresses.append(address)
-        return server
 
 
 @contextmanager
@@ -265,7 +289,7 @@ def logged_answers(settings: Settings) -> Counter[str]:
     return Counter(row["request_id"] for row in rows if row["decision"] and row["variant"] != "shadow")
 
 
-def not_logged(settings: Settings, exchanges: Sequence[Exchange], seconds: float = 15.0) -> list[Exchange]:
+def not_logged(settings: Settings, exchanges: Sequence[Exchange], seconds: float = 30.0) -> list[Exchange]:
     """Answers that the log does not hold within so many seconds."""
     deadline = time.monotonic() + seconds
     while True:

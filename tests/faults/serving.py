@@ -14,18 +14,19 @@ from rich.console import Console
 
 from jobs.conf.settings import load_settings
 from jobs.promotion import roll_back
+from jobs.serving.prediction_log import LOST_SECONDS
 from tests.benchmarks.__main__ import Case
 from tests.faults import canaries_http, flips, outages, restarts
 from tests.faults.canaries_http import BACK_SECONDS, FOLLOW_SECONDS, Story
 from tests.faults.cases import none, within
 from tests.faults.outages import RECOVERED_SECONDS, Outage
-from tests.faults.restarts import LOG_BOUND_SECONDS, Restart
+from tests.faults.restarts import Restart
 from tests.faults.servers import World, start_all, world
 from tests.faults.stored_lake import lake_on_s3
 from tests.faults.versions import FAULTS
 from tests.s3_server import free_port
 
-KILLS, STOPS, NULLS = 8, 3, 3
+KILLS, OVERS, STOPS, NULLS = 8, 3, 2, 3
 MOVES, TIMED_MOVES = 100, 20
 console = Console()
 Found = tuple[list[Case], list[str]]
@@ -63,7 +64,9 @@ def _outages(ours: World) -> Found:
     canaries_http.settle(ours)
     done = [
         outages.registry_outage(ours),
+        outages.registry_hangs(ours),
         outages.redis_outage(ours),
+        outages.redis_hangs(ours),
         outages.lake_outage(ours),
         outages.airflow_outage(ours),
     ]
@@ -79,6 +82,7 @@ def outage_cases(each: Outage) -> list[Case]:
         none(f"{each.name} away: of {each.requests} requests lost", each.lost),
         none(f"{each.name} away: other problems", len(each.problems) - each.lost),
         within(f"{each.name} back: all is well after", each.seconds_back, RECOVERED_SECONDS),
+        Case(f"{each.name} away: slowest answer", each.slowest, None, "s", "", True),
     ]
 
 
@@ -103,16 +107,18 @@ def _restarts(ours: World) -> Found:
     players = flips.cast(ours)
     kills = [restarts.killed(ours, players, seed) for seed in range(KILLS)]
     flips.cast(ours)
+    overs = [restarts.handed_over(ours) for _ in range(OVERS)]
     stops = [restarts.stopped(ours, ours.replicas[0]) for _ in range(STOPS)]
     cases = [
         none(f"of {len(kills)} kills in canary steps, those that left something wrong", _bad(kills)),
         Case(
-            f"most answers that a kill took from the log, all given within {LOG_BOUND_SECONDS:g} s before it",
+            f"most answers that a kill took from the log, all given within {LOST_SECONDS:g} s before it",
             max(each.unlogged for each in kills), None, "answers", "", True,
         ),
+        none(f"of {len(overs)} handovers under load, those that lost a request", _bad(overs)),
         none(f"of {len(stops)} graceful stops under load, those that lost a request", _bad(stops)),
     ]  # fmt: skip
-    return cases, [problem for each in (*kills, *stops) for problem in each.problems]
+    return cases, [problem for each in (*kills, *overs, *stops) for problem in each.problems]
 
 
 def _bad(found: Sequence[Restart]) -> int:
