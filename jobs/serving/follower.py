@@ -12,6 +12,7 @@ that hangs is not waited for.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import threading
 import time
@@ -101,6 +102,7 @@ class Follower:
     ) -> None:
         self.state = ServingState()
         self.polls = 0
+        self.polled_at = -math.inf  # monotonic time of the last answer of the registry
         self.last_error = ""
         self.ready = threading.Event()
         self._settings = settings
@@ -165,6 +167,7 @@ class Follower:
                 LOGGER.info("registry: answers again")
             self.last_error = ""
             self.polls += 1
+            self.polled_at = time.monotonic()
         except Exception as error:  # nothing that the registry does may end the following
             self._client = None
             if not self.last_error:
