@@ -162,6 +162,11 @@ class Backfill(StrictModel):
     reversible_days: int = Field(ge=1)
 
 
+class PredictionLogLimits(StrictModel):
+    append_seconds: float = Field(gt=0, le=60)
+    spool_mb: int = Field(ge=16)
+
+
 class Serving(StrictModel):
     alias_poll_seconds: float = Field(gt=0, le=5)
     holdout_share: float = Share
@@ -175,6 +180,7 @@ class Serving(StrictModel):
     reasons: int = Field(ge=1)
     last_known_customers: int = Field(ge=0)
     drain_seconds: float = Field(ge=0)
+    log: PredictionLogLimits
 
     @model_validator(mode="after")
     def _batches_fit(self) -> Serving:

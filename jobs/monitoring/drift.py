@@ -22,11 +22,11 @@ from jobs.conf.contract import contract_of
 from jobs.conf.policy import Drift, policy_of
 from jobs.conf.settings import Settings
 from jobs.core import DayParams, Receipt, Stopwatch, midnight
-from jobs.features.declarations import FEATURES, MODEL_FEATURES, Feature, Nulls
+from jobs.features.declarations import FEATURES, Feature, Nulls
 from jobs.lake.store import Lake, lake_of
-from jobs.lake.tables import PREDICTIONS, TRANSACTIONS
+from jobs.lake.tables import TRANSACTIONS
 from jobs.monitoring import statistics
-from jobs.monitoring.features_logged import with_features
+from jobs.monitoring.features_logged import LOGGED, logged_rows, of_this_version, with_features
 from jobs.monitoring.figures import (
     ALERT,
     DRIFT,
@@ -66,14 +66,13 @@ class Params(DayParams):
 def live_rows(lake: Lake, day: date, version: str) -> pd.DataFrame:
     """One row per transaction of the day with the features of its answer, and the version's score."""
     columns = ["transaction_id", "event_time", "variant", "model_version", "score", "error",
-               "served_at", "features"]  # fmt: skip
-    rows = lake.read(PREDICTIONS, first=day, last=day, columns=columns).to_pandas()
-    rows = rows[rows["variant"].isin(VARIANTS) & rows["features"].fillna("").ne("")]
-    rows = rows[rows["error"].fillna("").eq("")]
+               "served_at"]  # fmt: skip
+    rows = logged_rows(lake, day, day, columns)
+    rows = rows[rows["variant"].isin(VARIANTS) & rows["error"].fillna("").eq("")]
+    rows = rows[of_this_version(rows)]
     rows = rows.sort_values("served_at").drop_duplicates("transaction_id", keep="last")
     rows[SCORE] = rows["score"].where(rows["model_version"].eq(version))
-    kept = rows[["event_time", SCORE, "features"]].reset_index(drop=True)
-    return with_features(kept, MODEL_FEATURES)
+    return with_features(rows[["event_time", SCORE, *LOGGED]].reset_index(drop=True))
 
 
 def days_until_full(feature: Feature, delay_days: int) -> int:

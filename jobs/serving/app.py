@@ -33,7 +33,7 @@ from jobs.serving.follower import Follower
 from jobs.serving.front import Front
 from jobs.serving.messages import TRANSACTION, Problem, ServedRouting
 from jobs.serving.metrics import Figures, Requests, counter, gauge, served_versions
-from jobs.serving.prediction_log import PredictionLog
+from jobs.serving.prediction_log import PredictionLog, spool_of
 from jobs.serving.rate_limit import SlidingWindow
 from jobs.serving.request_features import FeatureSource, StoredFeatures
 from jobs.serving.scoring import Scorer
@@ -51,7 +51,7 @@ class Service:
     def __init__(self, settings: Settings, policy: Policy, features: FeatureSource) -> None:
         self.settings = settings
         self.features = features
-        self.log = PredictionLog(lake_of(settings))
+        self.log = PredictionLog(lake_of(settings), spool_of(settings.home), policy.serving.log)
         self.follower = Follower(
             settings, policy, features.names, features.version, each_time=features.connect
         )

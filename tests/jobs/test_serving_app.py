@@ -94,7 +94,8 @@ def test_the_champion_answers_and_every_answer_is_logged_once(home: Settings, mo
     assert [row["score"] for row in rows] == [body["score"] for body in bodies]
     assert all(row["step"] == "" and row["error"] == "" for row in rows)
     assert all(0 < row["latency_ms"] < 1000 for row in rows)
-    assert rows[1]["features"] == '{"amount": 1.0, "risk": 0.0, "gap": null}'
+    assert rows[1]["features"] == [1.0, 0.0, None]
+    assert rows[1]["feature_version"] == "test"
 
 
 @pytest.mark.parametrize(
@@ -158,7 +159,7 @@ def test_a_feature_store_that_is_down_leaves_the_rules_and_says_so(home: Setting
     assert (back["variant"], back["decision"]) == ("champion", "block")
     first = logged(home)[0]
     assert first["error"] == "features: the store is down"
-    assert first["features"] == ""
+    assert first["features"] is None
 
 
 def test_customers_in_the_canary_get_the_challenger_and_the_others_do_not(
