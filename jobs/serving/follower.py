@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 LOGGER = logging.getLogger("sluice.serving")
 KEPT_MODELS = 4  # champion, challenger, and two to go back to without loading
-FIRST_LOOK_SECONDS = 20.0  # after a start the registry may take so long, MLflow's import included
+FIRST_LOOK_SECONDS = 20.0  # the first look at the registry may take, MLflow's import included
 RETRY_SECONDS = 15.0  # before a version that could not be loaded is tried again
 SLOW_SECONDS = 0.003  # a model above this is scored beside the event loop, not on it
 
@@ -120,10 +120,6 @@ class Follower:
     def start(self) -> None:
         """Serve what was served before, then follow."""
         self.restore()
-        if self.state.champion is not None:
-            patience = threading.Timer(FIRST_LOOK_SECONDS, self.ready.set)
-            patience.daemon = True
-            patience.start()
         self._thread = threading.Thread(target=self._work, name="registry-follower", daemon=True)
         self._thread.start()
 
@@ -210,9 +206,17 @@ class Follower:
     def _work(self) -> None:
         while True:
             self._each_time()
+            if self.state.champion is not None and not self.ready.is_set():
+                self._be_ready_soon()
             self.poll()
             if self._stop.wait(self._policy.serving.alias_poll_seconds):
                 return
+
+    def _be_ready_soon(self) -> None:
+        """Whom to serve is known from before: a registry that hangs is not waited for."""
+        patience = threading.Timer(FIRST_LOOK_SECONDS, self.ready.set)
+        patience.daemon = True
+        patience.start()
 
     def _load(self, version: str | None, alerts: list[str], *, fetch: bool = True) -> ServedModel | None:
         if version is None:

@@ -21,7 +21,7 @@ from stack.processes import stop as stop_process
 from tests.faults.load import Exchange, Load
 from tests.faults.servers import World, logged_twice, not_logged, wait_until
 
-BEFORE_SECONDS, DOWN_SECONDS, AFTER_SECONDS = 2.0, 6.0, 2.0
+BEFORE_SECONDS, DOWN_SECONDS, AFTER_SECONDS = 2.0, 4.0, 1.0
 NOTICED_SECONDS = 1.5  # requests that were on their way, and reads that wait for their time-out
 RECOVERED_SECONDS = 20.0
 RATE = 80.0
