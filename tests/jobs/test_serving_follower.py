@@ -6,7 +6,7 @@ import shutil
 import socket
 import time
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 
 import pytest
 
@@ -302,3 +302,23 @@ def test_a_restart_does_not_wait_for_a_registry_that_hangs(
         assert restarted.state.champion is not None
         assert restarted.state.champion.version == champion
         restarted.stop()
+
+
+def test_a_restart_is_not_ready_before_the_feature_stores_were_tried(
+    installation: Settings, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client, champion = register(installation, bundle, COMPLETED)
+    client.set_registered_model_alias(installation.model_name, "champion", champion)
+    follower_of(installation).poll()
+    monkeypatch.setattr(follower_module, "FIRST_LOOK_SECONDS", 0.05)
+    tried = Event()
+
+    def slowly() -> None:
+        tried.wait(10)
+
+    restarted = Follower(installation, load_policy(), NAMES, "test", each_time=slowly)
+    restarted.start()
+    assert not restarted.ready.wait(0.5)
+    tried.set()
+    assert restarted.ready.wait(20)
+    restarted.stop()
