@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Self
 
 import yaml
 from pydantic import Field, ValidationError, model_validator
@@ -131,14 +131,26 @@ class CanaryStep(StrictModel):
 
 
 class Canary(StrictModel):
+    mode: Literal["steps", "blue_green"]
     steps: tuple[CanaryStep, ...] = Field(min_length=1)
     requests: int = Field(ge=1)
     poll_seconds: float = Field(gt=0)
+    alpha: float = Field(gt=0, lt=1)
     error_rate_max: float = Share
     latency_ratio_max: float = Field(gt=1)
     score_psi_max: float = Field(gt=0)
+    agreement_min: float = Field(ge=0.5, lt=1)
+    decision_ratio_max: float = Field(gt=1)
+    calibration_ratio_max: float = Field(gt=1)
     sample_ratio_p_value: float = Field(gt=0, lt=1)
     salt: str = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _up_to_everybody(self) -> Self:
+        percents = [step.percent for step in self.steps]
+        if percents != sorted(set(percents)) or percents[-1] != 100:
+            raise ValueError("steps must rise and end at 100 percent")
+        return self
 
 
 class Rules(StrictModel):
