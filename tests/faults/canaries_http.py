@@ -18,7 +18,8 @@ from jobs.lake.store import lake_of
 from jobs.lake.tables import PREDICTIONS
 from jobs.promotion import check, evidence, judge_step, promote, roll_back, start_step
 from jobs.promotion import state as registry
-from jobs.promotion.verdict import StepEvidence, judge
+from jobs.promotion.look import StepEvidence
+from jobs.promotion.verdict import judge
 from jobs.serving.bundle import ModelBundle
 from jobs.serving.bundles import fetch_bundle
 from tests.faults.load import Load

@@ -16,7 +16,7 @@ from jobs.conf.settings import load_settings
 from jobs.promotion import roll_back
 from jobs.serving.prediction_log import LOST_SECONDS
 from tests.benchmarks.__main__ import Case
-from tests.faults import canaries_http, flips, outages, restarts
+from tests.faults import canaries, canaries_http, flips, outages, restarts
 from tests.faults.canaries_http import BACK_SECONDS, FOLLOW_SECONDS, Story
 from tests.faults.cases import none, within
 from tests.faults.outages import RECOVERED_SECONDS, Outage
@@ -28,6 +28,7 @@ from tests.s3_server import free_port
 
 KILLS, OVERS, STOPS, NULLS = 8, 3, 2, 3
 MOVES, TIMED_MOVES = 100, 20
+TRIALS = 200  # simulated promotions of each kind
 console = Console()
 Found = tuple[list[Case], list[str]]
 
@@ -44,8 +45,28 @@ def run(folder: Path) -> Found:
             found, wrong = _told(scenario, ours)
             cases += found
             problems += wrong
-    found, wrong = lake_on_s3(folder / "s3", home)
-    return [*cases, *found], [*problems, *wrong]
+    for found, wrong in (lake_on_s3(folder / "s3", home), _trials()):
+        cases += found
+        problems += wrong
+    return cases, problems
+
+
+def _trials() -> Found:
+    """Promotions on simulated requests, by the hundred."""
+    figures = canaries.run(TRIALS)
+    wrong = canaries.problems(figures)
+    goals = {"share rolled back": canaries.FALSE_SHARE_ALLOWED, "share missed": 0.0,
+             "seconds at most": canaries.SECONDS_ALLOWED}  # fmt: skip
+    cases = []
+    for name, value in figures.items():
+        goal = goals.get(name.partition(": ")[2])
+        met = goal is None or value <= goal
+        cases.append(
+            Case(
+                f"simulated canary, {name}", value, None, "", f"<= {goal:g}" if goal is not None else "", met
+            )
+        )
+    return cases, wrong
 
 
 def _told(scenario: Callable[[World], Found], ours: World) -> Found:
