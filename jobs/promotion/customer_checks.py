@@ -74,7 +74,11 @@ def _mix_check(
             f"allowed {1 / limit:.2g} to {limit:g}"
         )
         return made_check(name, Outcome.FAIL, ratio, limit, detail)
-    return made_check(name, Outcome.PASS, ratio, limit)
+    return made_check(name, Outcome.PASS, ratio, limit, _by_chance(ratio, limit, len(mine) + len(others)))
+
+
+def _by_chance(ratio: float, limit: float, customers: int) -> str:
+    return "" if 1 / limit <= ratio <= limit else f"{customers} customers: it may be chance"
 
 
 def disputes(evidence: StepEvidence, alpha: float) -> Check:
@@ -126,7 +130,7 @@ def calibration(evidence: StepEvidence, policy: Policy, alpha: float) -> Check:
             f"{promised:.1f} promised, the champion's {others} of {beside:.1f}"
         )
         return made_check(name, Outcome.FAIL, ratio, limit, detail)
-    return made_check(name, Outcome.PASS, ratio if total else nan, limit)
+    return made_check(name, Outcome.PASS, ratio if total else nan, limit, _by_chance(ratio, limit, total))
 
 
 def _known_and_promised(rows: pd.DataFrame) -> tuple[int, float, int]:

@@ -80,7 +80,7 @@ def promotion_page(rows: list[StepRow]) -> str:
             row.step,
             row.outcome,
             f"{row.started_at:%Y-%m-%d %H:%M:%S}",
-            round((row.decided_at - row.started_at).total_seconds(), 1),
+            f"{(row.decided_at - row.started_at).total_seconds():,.1f}",
             row.challenger_requests,
             row.champion_requests,
             row.reason,

@@ -7,7 +7,7 @@ from math import exp, log
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as some
 from scipy import integrate, stats
 
@@ -22,6 +22,7 @@ from tests.promotion_trials import DEMO, seen
 shares = some.floats(0.01, 0.99)
 
 
+@settings(deadline=None)
 @given(trials=some.integers(1, 60), part=some.floats(0, 1), share=shares)
 def test_evidence_is_the_mean_likelihood_ratio_over_all_shares_above(
     trials: int, part: float, share: float
@@ -41,6 +42,7 @@ def test_evidence_is_the_mean_likelihood_ratio_over_all_shares_above(
     assert log_evidence(successes, trials, share) == pytest.approx(log(expected), abs=1e-4)
 
 
+@settings(deadline=None)
 @given(trials=some.integers(1, 40), share=shares, truth=shares)
 def test_evidence_for_what_is_not_so_is_at_most_one_on_average(
     trials: int, share: float, truth: float
@@ -80,6 +82,7 @@ def test_planned_looks_spend_alpha_once_however_many_there_are() -> None:
     assert (p_values < alpha).any(axis=1).mean() > 2 * alpha
 
 
+@settings(deadline=None)
 @given(requests=some.integers(0, 10_000_000))
 def test_a_look_is_the_latest_whose_size_is_reached(requests: int) -> None:
     number = look_number(requests)
@@ -111,6 +114,7 @@ def test_rows_that_come_in_another_order_make_the_same_verdict() -> None:
     assert judge(mixed, DEMO).outcome is judge(evidence, DEMO).outcome is Outcome.PASS
 
 
+@settings(deadline=None)
 @given(some.lists(some.tuples(some.integers(0, 5), some.booleans()), min_size=4, max_size=30))
 def test_the_area_is_the_share_of_pairs_in_order(rows: list[tuple[int, bool]]) -> None:
     values, top = np.array([row[0] for row in rows], float), np.array([row[1] for row in rows])

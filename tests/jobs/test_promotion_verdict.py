@@ -160,7 +160,7 @@ def test_many_requests_of_few_customers_are_no_mismatch() -> None:
     assert check_named(replace(evidence, challenger=rows), "sample ratio").outcome is Outcome.PASS
 
 
-@pytest.mark.parametrize(("stopped", "outcome"), [(40, Outcome.FAIL), (16, Outcome.PASS), (0, Outcome.FAIL)])
+@pytest.mark.parametrize(("stopped", "outcome"), [(60, Outcome.FAIL), (30, Outcome.PASS), (0, Outcome.FAIL)])
 def test_a_version_that_stops_many_more_or_many_fewer_customers_is_caught(
     stopped: int, outcome: Outcome
 ) -> None:
