@@ -15,6 +15,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from jobs.conf.policy import PredictionLogLimits
@@ -227,20 +228,29 @@ class PredictionLog:
         if not known:
             LOGGER.warning("prediction log: %s", text)
 
+    def _guarded(self, step: Callable[[], bool]) -> bool:
+        """One step of a thread that nothing may end."""
+        try:
+            return step()
+        except Exception as error:
+            LOGGER.exception("prediction log: unexpected")
+            self._trouble(f"unexpected: {error}")
+            return False
+
     def _work_spool(self) -> None:
         while not self._stop.wait(SPOOL_SECONDS):
-            self.spool_waiting()
-        self.spool_waiting()
+            self._guarded(self.spool_waiting)
+        self._guarded(self.spool_waiting)
         self._spooled.set()
 
     def _work_lake(self) -> None:
         while not self._stop.is_set():
             self._full.wait(self._append_seconds)
             self._full.clear()
-            self.append_spooled()
+            self._guarded(self.append_spooled)
         self._spooled.wait(STOP_SECONDS)
         for _ in range(3):
-            if self.append_spooled():
+            if self._guarded(self.append_spooled):
                 break
         with self._spooling:
             self._spool.close()

@@ -191,6 +191,9 @@ class Spool:
             self._folder = None
 
     def _begin(self, schema: pa.Schema) -> None:
+        if self._folder is not None and not self._folder.path.is_dir():
+            self._folder.release()  # somebody has removed it
+            self._folder = None
         if self._folder is None:
             self._folder = self._claim()
         self.measure()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import os
+import shutil
+import time
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime, timedelta
@@ -340,6 +342,29 @@ def test_a_home_that_cannot_be_written_fails_no_request_and_the_rows_land_later(
     assert "cannot be written" in str(log.counters()["last_error"])
     home.home.unlink()
     assert log.flush()
+    assert landed(home) == [1]
+
+
+def test_a_spool_that_somebody_removed_is_made_again(home: Settings) -> None:
+    log = log_of(home)
+    put(log, 1)
+    assert log.flush()
+    shutil.rmtree(spool_of(home.home))
+    put(log, 2)
+    assert log.flush()
+    assert landed(home) == [1, 2]
+
+
+def test_an_error_that_nobody_foresaw_ends_no_thread(home: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = log_of(home)
+    monkeypatch.setattr(log._spool, "write", lambda _rows: {}["unforeseen"])
+    log.start()
+    put(log, 1)
+    deadline = time.monotonic() + 60
+    while "unforeseen" not in str(log.counters()["last_error"]) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    monkeypatch.undo()
+    log.stop()
     assert landed(home) == [1]
 
 
