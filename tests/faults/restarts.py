@@ -206,9 +206,11 @@ def stopped(ours: World, replica: Server) -> Restart:
     problems = [f"it ended with status {status}"] if status else []
     lost = [each for each in exchanges if each.lost]
     for each in lost:
-        refused = "refused" in each.trouble and each.address == ours.addresses[place]
-        # nobody listens while the only process of an address is away: nothing was taken in and lost
-        if not (refused and asked <= each.sent <= back):
+        # one process alone stops listening at once, and the next one answers when it has started: what is
+        # sent meanwhile is refused or waits, and nothing that was taken in is lost
+        refused = "refused" in each.trouble and asked <= each.sent <= gone
+        starting = gone <= each.sent <= back
+        if each.address != ours.addresses[place] or not (refused or starting):
             problems.append(f"lost {each.sent - asked:+.3f} s from the signal: {each.trouble}")
     missing = not_logged(ours.settings, exchanges)
     problems += [f"{len(missing)} answers are not in the log"] if missing else []
