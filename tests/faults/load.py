@@ -25,6 +25,7 @@ TERMINALS = 400
 WAITS = 10.0  # seconds for an answer
 DAY_STARTS = datetime(2026, 1, 31, 8, tzinfo=UTC)
 NIGHT_STARTS = datetime(2026, 1, 31, 1, tzinfo=UTC)
+LATE_SHARE = 0.01  # of answers for which a busy machine's model may come too late
 DRAWN = 50_000  # customers and amounts are drawn once and used again and again
 
 
@@ -49,6 +50,14 @@ class Exchange:
     def answered(self) -> float:
         """When the answer was there."""
         return self.sent + self.seconds
+
+
+def in_time(exchanges: Sequence[Exchange]) -> tuple[list[Exchange], list[str]]:
+    """Those whose model was not too late; a problem where too many were: the rules answered for it."""
+    found = [each for each in exchanges if each.answer.get("degraded") != "too_late"]
+    late = len(exchanges) - len(found)
+    few = late <= max(LATE_SHARE * len(exchanges), 1)
+    return found, [] if few else [f"the model came too late for {late} of {len(exchanges)} answers"]
 
 
 def drawn(seed: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:

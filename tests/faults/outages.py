@@ -18,7 +18,7 @@ from jobs.promotion import state as registry
 from stack.command import start_service
 from stack.processes import ProcessFolder
 from stack.processes import stop as stop_process
-from tests.faults.load import Exchange, Load
+from tests.faults.load import Exchange, Load, in_time
 from tests.faults.servers import World, logged_twice, not_logged, wait_until
 
 BEFORE_SECONDS, DOWN_SECONDS, AFTER_SECONDS = 2.0, 4.0, 1.0
@@ -75,6 +75,9 @@ def outage(
     exchanges = load.exchanges()
     problems = [f"{name}: lost: {each.trouble}" for each in exchanges if each.lost]
     answered = [each for each in exchanges if not each.lost]
+    lost, slowest = len(exchanges) - len(answered), max(each.seconds for each in answered)
+    answered, late = in_time(answered)
+    problems += [f"{name}: {problem}" for problem in late]
     away = [each for each in answered if gone + NOTICED_SECONDS < each.sent < returning]
     otherwise = [each for each in answered if each.sent < leaving - NOTICED_SECONDS or each.sent > well]
     for wanted, found, when in ((meanwhile, away, "away"), (scored, otherwise, "there")):
@@ -86,7 +89,6 @@ def outage(
     problems += [f"{name}: {len(missing)} answers are not in the log"] if missing else []
     twice = logged_twice(ours.settings)
     problems += [f"{name}: {len(twice)} answers are in the log more than once"] if twice else []
-    lost, slowest = len(exchanges) - len(answered), max(each.seconds for each in answered)
     return Outage(name, len(exchanges), lost, seconds, slowest, tuple(problems))
 
 

@@ -17,7 +17,7 @@ from jobs.serving.prediction_log import LOST_SECONDS
 from jobs.serving.routing import in_canary
 from tests.faults.canaries_http import FOLLOW_SECONDS
 from tests.faults.flips import Cast, wrong_answers
-from tests.faults.load import Exchange, Load
+from tests.faults.load import Exchange, Load, in_time
 from tests.faults.outages import by_rules, scored
 from tests.faults.servers import START_SECONDS, Server, World, logged_twice, not_logged, wait_until
 
@@ -92,7 +92,8 @@ def killed(ours: World, players: Cast, seed: int) -> Restart:
     starting = {
         each.number for each in mine if kill_time < each.sent < ready and not each.lost and by_rules(each)
     }
-    exchanges = [each for each in exchanges if each.number not in starting]
+    exchanges, late = in_time([each for each in exchanges if each.number not in starting])
+    problems += late
     problems += wrong_answers(load, players, exchanges)
     problems += wrong_sides(ours, players, exchanges, changing, changed, (before, after))
     lost, unlogged = lost_from_log(ours, exchanges, kill_time, ours.addresses[0])
@@ -175,7 +176,9 @@ def handed_over(ours: World) -> Restart:
         time.sleep(1.5)
     exchanges = load.exchanges()
     problems = [f"it ended with status {status}"] if status else []
-    for each in exchanges:
+    modelled, late = in_time(exchanges)
+    problems += late
+    for each in modelled:
         if each.lost:
             problems.append(f"lost {each.sent - asked:+.3f} s from the start of the next: {each.trouble}")
         elif not scored(each):
@@ -203,9 +206,11 @@ def stopped(ours: World, replica: Server) -> Restart:
     problems = [f"it ended with status {status}"] if status else []
     lost = [each for each in exchanges if each.lost]
     for each in lost:
-        refused = "refused" in each.trouble and each.address == ours.addresses[place]
-        # nobody listens while the only process of an address is away: nothing was taken in and lost
-        if not (refused and asked <= each.sent <= back):
+        # one process alone stops listening at once, and the next one answers when it has started: what is
+        # sent meanwhile is refused or waits, and nothing that was taken in is lost
+        refused = "refused" in each.trouble and asked <= each.sent <= gone
+        starting = gone <= each.sent <= back
+        if each.address != ours.addresses[place] or not (refused or starting):
             problems.append(f"lost {each.sent - asked:+.3f} s from the signal: {each.trouble}")
     missing = not_logged(ours.settings, exchanges)
     problems += [f"{len(missing)} answers are not in the log"] if missing else []
