@@ -48,6 +48,8 @@ JOBS: dict[str, str] = {
     "measure_drift": "jobs.monitoring.drift",
     "measure_performance": "jobs.monitoring.performance",
     "decide_reaction": "jobs.monitoring.reaction",
+    "size_experiment": "jobs.experiments.size",
+    "read_out_experiment": "jobs.experiments.read_out",
     "score_day": "jobs.training.score_day",
     "plan_backfill": "jobs.backfill.plan",
     "run_backfill": "jobs.backfill.run",
