@@ -50,7 +50,7 @@ JOBS: dict[str, str] = {
     "decide_reaction": "jobs.monitoring.reaction",
     "size_experiment": "jobs.experiments.size",
     "read_out_experiment": "jobs.experiments.read_out",
-    "score_day": "jobs.training.score_day",
+    "score_day": "jobs.batch.score_day",
     "plan_backfill": "jobs.backfill.plan",
     "run_backfill": "jobs.backfill.run",
     "validate_backfill": "jobs.backfill.validate",
