@@ -79,7 +79,7 @@ def inputs_digest(lake: Lake, day: date, bundle: ModelBundle, version: str, sett
     for table, first in reach:
         with lake.explained(table):
             bounds = [("day", ">=", str(first)), ("day", "<=", str(day))]
-            files[table.name] = sorted(lake.delta(table).file_uris(bounds))
+            files[table.name] = sorted(lake.delta(table).file_uris(file_pruning_predicate=bounds))
     parts = [version, bundle.version_info.files, bundle.decisions.model_dump(), FEATURE_VERSION, files]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
