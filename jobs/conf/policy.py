@@ -153,6 +153,15 @@ class Canary(StrictModel):
         return self
 
 
+class Experiments(StrictModel):
+    alpha: float = Field(gt=0, lt=0.5)
+    power: float = Field(ge=0.5, lt=1)
+    sample_ratio_p_value: float = Field(gt=0, lt=1)
+    looks: int = Field(ge=1, le=20)
+    pre_period_days: int = Field(ge=1)
+    customers_min: int = Field(ge=2)
+
+
 class Rules(StrictModel):
     deny_customers: tuple[int, ...] = ()
     deny_terminals: tuple[int, ...] = ()
@@ -229,6 +238,7 @@ class Policy(StrictModel):
     approval: Approval
     shadow: Shadow
     canary: Canary
+    experiments: Experiments
     rules: Rules
     serving: Serving
     backfill: Backfill

@@ -200,6 +200,24 @@ def decide(score: float, decisions: Decisions) -> Decision:
     return "approve"
 
 
+def decide_all(scores: Scores, decisions: Decisions) -> npt.NDArray[np.str_]:
+    """The decisions on many scores at once, each as `decide` makes it.
+
+    Raises:
+        SluiceError: a score is not a probability.
+    """
+    if not bool(((scores >= 0.0) & (scores <= 1.0)).all()):
+        raise SluiceError(
+            f"decision: {int((~((scores >= 0) & (scores <= 1))).sum())} scores are no probability"
+        )
+    bands = (
+        scores > decisions.block_above,
+        scores > decisions.challenge_above,
+        scores > decisions.review_above,
+    )
+    return np.select(bands, ["block", "challenge", "review"], "approve")
+
+
 def seal_bundle(
     folder: Path,
     *,
