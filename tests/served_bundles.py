@@ -155,9 +155,18 @@ class PlainFeatures:
 
     def vector(self, event: Event) -> list[float]:
         self.asked.append(event)
+        return self.peek(event)
+
+    def peek(self, event: Event) -> list[float]:
         if self.broken:
             raise ConnectionError("the store is down")
         return [event.amount_minor / 100, float(event.terminal_id % 2), math.nan]
+
+    def last_known(self, event: Event) -> list[float] | None:
+        return None
+
+    def troubles(self) -> dict[str, str]:
+        return {"online": "the store is down" if self.broken else ""}
 
     def close(self) -> None:
         self.closed = True

@@ -10,6 +10,7 @@ accepted one goes on, with an alert. MLflow being down changes nothing either.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import threading
 import time
@@ -98,6 +99,7 @@ class Follower:
     ) -> None:
         self.state = ServingState()
         self.polls = 0
+        self.polled_at = -math.inf  # monotonic time of the last answer of the registry
         self.last_error = ""
         self.ready = threading.Event()
         self._settings = settings
@@ -158,6 +160,7 @@ class Follower:
                 LOGGER.info("registry: answers again")
             self.last_error = ""
             self.polls += 1
+            self.polled_at = time.monotonic()
         except Exception as error:  # nothing that the registry does may end the following
             self._client = None
             if not self.last_error:

@@ -47,6 +47,8 @@ class Prediction:
     served_at: float  # seconds since the epoch
     names: tuple[str, ...]
     features: list[float] | None  # in the order of names; encoded only when it is written
+    feature_version: str = ""
+    would_be: str = ""  # the decision before it was let through; "" elsewhere
 
 
 class PredictionLog:
