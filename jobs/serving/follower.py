@@ -9,6 +9,7 @@ accepted one goes on, with an alert. MLflow being down changes nothing either.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import os
@@ -192,6 +193,9 @@ class Follower:
         )
 
     def _work(self) -> None:
+        # MLflow's client takes seconds of the interpreter to import: before anybody is told to send requests
+        with contextlib.suppress(Exception):  # it is away, as the first poll will say
+            self._client = registry_client(self._settings)
         while True:
             self._each_time()
             if self.state.champion is not None:

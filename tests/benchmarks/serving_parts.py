@@ -72,13 +72,14 @@ def measure(settings: Settings) -> dict[str, float]:
 
     keep_out()
     from jobs.conf.policy import policy_of
-    from jobs.features.request import assemble
+    from jobs.features.request import assemble_values
     from jobs.serving.app import Service
     from jobs.serving.bundle import decide
-    from jobs.serving.messages import ScoreAnswer, ScoreRequest
+    from jobs.serving.endpoints import ONE
+    from jobs.serving.messages import ScoreAnswer
     from jobs.serving.request_features import StoredFeatures
     from jobs.serving.routing import assign
-    from jobs.serving.scoring import _event
+    from jobs.serving.scoring import event_of
 
     policy = policy_of(settings)
     service = Service(settings, policy, StoredFeatures(settings))
@@ -90,31 +91,29 @@ def measure(settings: Settings) -> dict[str, float]:
     parts: dict[str, float] = {}
 
     bodies = list(requests())
-    parts["validation"], asked = timed(lambda body: ScoreRequest.model_validate(json.loads(body)), bodies)
-    _, events = timed(_event, asked)
-    reader, velocity = features._reader, features._velocity
-    parts["stored features"], stored = timed(
-        lambda event: reader.read(event.customer_id, event.terminal_id, event.event_time), events
+    parts["validation"], asked = timed(ONE.validate_json, bodies)
+    events = [event_of(request) for request in asked]
+    parts["features: stored and velocity, one round trip"], found = timed(
+        lambda event: features._asked(event, record=True), events
     )
-    parts["velocity features"], recent = timed(velocity.take, events)
-    parts["request features"], rows = timed(
-        lambda given: assemble(given[0].amount_minor, given[0].event_time, given[1], given[2]),
-        list(zip(events, stored, recent, strict=True)),
+    parts["features: computed"], rows = timed(
+        lambda given: assemble_values(given[0].amount_minor, given[0].event_time, given[1][1], given[1][0]),
+        list(zip(events, found, strict=True)),
     )
     rules, salt = service.scorer._rules, policy.canary.salt
     parts["rules and routing"], _ = timed(
-        lambda one: (
-            rules.apply(one.customer_id, one.terminal_id, one.amount_minor),
-            assign(one.customer_id, 0, salt, challenger=False),
+        lambda given: (
+            rules.apply(given[0].customer_id, given[0].terminal_id, given[0].amount_minor, given[1]),
+            assign(given[0].customer_id, 0, salt, challenger=False),
         ),
-        asked,
+        list(zip(asked, rows, strict=True)),
     )
     parts["model"], scores = timed(champion.score, rows)
     decided = [decide(score, policy.decisions) for score in scores]
     parts["answer"], _ = timed(
         lambda given: ScoreAnswer(
             request_id="0" * 32, transaction_id=given[0].transaction_id, score=given[1], decision=given[2],
-            rule="", model_version="1", variant="champion",
+            rule="", model_version="1", variant="champion", degraded="",
         ).model_dump_json(),
         list(zip(asked, scores, decided, strict=True)),
     )  # fmt: skip
