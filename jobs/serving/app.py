@@ -44,6 +44,7 @@ LOGGER = logging.getLogger("sluice.serving")
 OPEN = ("/health", "/ready", "/docs", "/openapi.json")  # need no token
 GUARDED = ("/score", "/score/batch", "/explain", "/state", "/metrics")
 WARM_UPS = 20  # rounds: what is imported, compiled or cached at first use is so before the first request
+LOOK_SECONDS = 0.1
 
 
 class Service:
@@ -65,16 +66,20 @@ class Service:
         self.ready = threading.Event()
         self.warm_first = False  # whether nothing is accepted before it is ready
         self.started = time.monotonic()
+        self._stopping = threading.Event()
+        self._warming = threading.Thread(target=self._warm_up, name="warm-up", daemon=True)
 
     def start(self) -> None:
         self.log.start()
         self.scorer.start()
         self.follower.start()
-        threading.Thread(target=self._warm_up, name="warm-up", daemon=True).start()
+        self._warming.start()
 
     def stop(self) -> None:
         """In the order in which rows flow: whoever still writes to the log ends before it does."""
+        self._stopping.set()
         self.follower.stop()
+        self._warming.join(2.0)
         self.endpoints.stop()
         self.scorer.stop()
         self.log.stop()
@@ -100,9 +105,13 @@ class Service:
 
     def _warm_up(self) -> None:
         """Once whom to serve is known: ready after it, also where a store or a model has trouble."""
-        self.follower.ready.wait()
+        while not self.follower.ready.wait(LOOK_SECONDS):
+            if self._stopping.is_set():
+                return
         body = json.dumps(TRANSACTION).encode()
         for _ in range(WARM_UPS):
+            if self._stopping.is_set():
+                return
             try:
                 self.endpoints.warm_up(body)
             except Exception as error:  # the service answers by rules then, as it says in each answer

@@ -169,9 +169,12 @@ def document(
     app: FastAPI, endpoints: Endpoints, policy: Policy, security: list[dict[str, list[str]]]
 ) -> None:
     """Declare the endpoints for the OpenAPI pages; their requests are answered before they come here."""
-    many = BatchRequest.model_json_schema(ref_template="#/components/schemas/{model}")
-    many.pop("$defs")
-    many["properties"]["transactions"]["maxItems"] = policy.serving.batch_rows_max
+    many = MANY.json_schema()
+    del many["$defs"]  # written out instead: no route takes the model itself, so none would declare it
+    many["properties"]["transactions"] |= {
+        "items": ONE.json_schema(),
+        "maxItems": policy.serving.batch_rows_max,
+    }
     schemas = {"/score": ONE.json_schema(), "/score/batch": many, "/explain": ONE.json_schema()}
     answers = {"/score": ScoreAnswer, "/score/batch": BatchAnswer, "/explain": Explanation}
     for path, endpoint in endpoints.by_path().items():
