@@ -193,16 +193,17 @@ class Follower:
         )
 
     def _work(self) -> None:
+        self._each_time()
         # MLflow's client takes seconds of the interpreter to import: before anybody is told to send requests
         with contextlib.suppress(Exception):  # it is away, as the first poll will say
             self._client = registry_client(self._settings)
         while True:
-            self._each_time()
             if self.state.champion is not None:
                 self.ready.set()  # known from before: no need to wait for the registry
             self.poll()
             if self._stop.wait(self._policy.serving.alias_poll_seconds):
                 return
+            self._each_time()
 
     def _load(self, version: str | None, alerts: list[str], *, fetch: bool = True) -> ServedModel | None:
         if version is None:
