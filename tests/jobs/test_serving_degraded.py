@@ -41,8 +41,11 @@ def payment(number: int, seconds: int, **changes: Any) -> dict[str, Any]:
 
 
 @contextmanager
-def served(settings: Settings) -> Iterator[tuple[TestClient, Service]]:
-    """The service with its own stores and a champion that says 0.6 to everything."""
+def served(settings: Settings, *, follows: bool = False) -> Iterator[tuple[TestClient, Service]]:
+    """The service with its own stores and a champion that says 0.6 to everything.
+
+    Where it does not follow the registry, the test alone says when stores are opened again.
+    """
     settings = settings.model_copy(update={"mlflow_uri": "http://127.0.0.1:9"})
     folder = write_bundle(
         settings.home.parent / "bundle",
@@ -51,10 +54,10 @@ def served(settings: Settings) -> Iterator[tuple[TestClient, Service]]:
         feature_version=FEATURE_VERSION,
     )
     app = create_app(settings, policy=POLICY)
+    service: Service = app.state.service
+    if not follows:
+        service.follower.start = lambda: None  # type: ignore[method-assign]
     with TestClient(app) as client:
-        service: Service = app.state.service
-        service.ready.wait(60)
-        service.follower._stop.set()  # the test alone says when stores are opened again
         service.follower.state = ServingState(ServedModel("3", ModelBundle.load(folder, POLICY.decisions)))
         service.features.connect()
         yield client, service
@@ -149,7 +152,8 @@ def test_a_transaction_that_is_sent_again_gets_the_same_features(home: Settings)
 def test_a_lake_that_cannot_be_written_and_a_registry_that_is_away_stop_nothing(home: Settings) -> None:
     home.home.mkdir(parents=True, exist_ok=True)
     (home.home / "lake").write_text("a file where the tables should be")
-    with served(home) as (client, service):
+    with served(home, follows=True) as (client, service):
+        assert service.ready.wait(300)
         assert [asked(client, number + 1, number * 90)[0] for number in range(5)] == ["champion"] * 5
         service.log.flush()
         assert service.log.counters()["queued"] == 5

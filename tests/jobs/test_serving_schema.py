@@ -38,7 +38,7 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     bundle = write_bundle(home / "bundle", PlainFeatures.names, logistic_graph({0: 1.0}, -1.0, 3))
     with TestClient(app, raise_server_exceptions=False) as client:
         app.state.service.follower.state = ServingState(ServedModel("3", ModelBundle.load(bundle)))
-        app.state.service.ready.wait(60)
+        assert app.state.service.ready.wait(300)  # MLflow alone takes its time to load
         yield schemathesis.openapi.from_dict(client.get("/openapi.json").json()), client
 
 
