@@ -51,8 +51,8 @@ backfill: setup ## Backfill a DAG through Airflow: DAG=fraud_ingest FROM=… TO=
 	@$(VENV)/sluice airflow backfill create --dag-id "$(DAG)" --from-date "$(FROM)" --to-date "$(TO)" \
 	    --reprocess-behavior "$(or $(REPROCESS),completed)" --max-active-runs "$(or $(RUNS),2)"
 
-bench: setup ## Measure beside an alternative: NAME=chain
-	@$(VENV)/python -m tests.benchmarks "$(NAME)"
+bench: setup ## Measure beside an alternative: NAME=chain [SECONDS=600 of the long run of NAME=serving]
+	@$(if $(SECONDS),BENCH_SECONDS="$(SECONDS)" )$(VENV)/python -m tests.benchmarks "$(NAME)"
 
 golden: setup ## Write the golden files of what each task calls; review the diff
 	@WRITE_GOLDEN=1 $(VENV)/pytest -q tests/dags/test_golden_renders.py

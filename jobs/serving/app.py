@@ -11,6 +11,7 @@ none.
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import logging
 import threading
@@ -116,6 +117,8 @@ class Service:
             except Exception as error:  # the service answers by rules then, as it says in each answer
                 LOGGER.warning("warm-up: %s", error)
                 break
+        gc.collect()
+        gc.freeze()  # a million objects of the libraries: looking through them would hold requests up
         self.ready.set()
 
     def _collect(self) -> Iterator[Metric]:

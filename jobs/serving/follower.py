@@ -11,6 +11,7 @@ that hangs is not waited for.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import os
@@ -204,13 +205,17 @@ class Follower:
             self._swap(replace(self.state, challenger=None, step="", percent=0))
 
     def _work(self) -> None:
+        self._each_time()
+        # MLflow's client takes seconds of the interpreter to import: before anybody is told to send requests
+        with contextlib.suppress(Exception):  # it is away, as the first poll will say
+            self._client = registry_client(self._settings)
         while True:
-            self._each_time()
             if self.state.champion is not None and not self.ready.is_set():
                 self._be_ready_soon()
             self.poll()
             if self._stop.wait(self._policy.serving.alias_poll_seconds):
                 return
+            self._each_time()
 
     def _be_ready_soon(self) -> None:
         """Whom to serve is known from before: a registry that hangs is not waited for."""

@@ -18,18 +18,19 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, cast
 
 from jobs.conf.contract import Contract, contract_of
 from jobs.conf.policy import policy_of
 from jobs.conf.settings import Settings
 from jobs.core import SluiceError
 from jobs.features.declarations import FEATURE_VERSION, MODEL_FEATURES, VELOCITY, VELOCITY_FEATURES
-from jobs.features.request import assemble
+from jobs.features.request import assemble, assemble_values
 from jobs.features.velocity_store import Event, VelocityStore, longest_memory, open_velocity_store
 
 if TYPE_CHECKING:
     from jobs.features.online import OnlineFeatures
+    from jobs.features.velocity_redis import RedisVelocityStore
 
 LOGGER = logging.getLogger("sluice.serving")
 FORGET_SECONDS = 10.0
@@ -120,6 +121,7 @@ class StoredFeatures:
         self._velocity: VelocityStore | None = None
         self._velocity_trouble = ""
         self._forgot = -math.inf
+        self._one_redis = settings.online_store == "redis"
         policy = policy_of(settings)
         self._last = LastKnown(
             policy.serving.last_known_customers, timedelta(minutes=policy.features.velocity_ttl_minutes)
@@ -145,7 +147,7 @@ class StoredFeatures:
         Raises:
             SluiceError: the online store cannot be read now.
         """
-        return self._read(event, self._take(event))
+        return self._values(event, record=self._admission.admits(event), keep=True)
 
     def peek(self, event: Event) -> list[float]:
         """The same values without a record.
@@ -153,8 +155,7 @@ class StoredFeatures:
         Raises:
             SluiceError: the online store cannot be read now.
         """
-        store = self._velocity
-        return self._read(event, None if store is None else self._asked(store, event, record=False))
+        return self._values(event, record=False, keep=False)
 
     def last_known(self, event: Event) -> list[float] | None:
         """The customer's last velocity in the order of `names`, for the rules; None where it is too old."""
@@ -173,17 +174,24 @@ class StoredFeatures:
             "velocity": "" if self._velocity is not None else self._velocity_trouble or "not opened yet",
         }
 
-    def _read(self, event: Event, velocity: list[float] | None) -> list[float]:
+    def _values(self, event: Event, *, record: bool, keep: bool) -> list[float]:
+        velocity, stored = self._asked(event, record=record)
+        if keep and velocity is not None:
+            self._last.keep(event, velocity)
+        if stored is None:
+            return assemble(event.amount_minor, event.event_time, self._read(event), velocity)
+        return assemble_values(event.amount_minor, event.event_time, stored, velocity)
+
+    def _read(self, event: Event) -> dict[str, float | None]:
         reader = self._reader
         if reader is None:
             raise SluiceError(f"online store: {self._trouble}")
         try:
-            stored = reader.read(event.customer_id, event.terminal_id, event.event_time)
+            return reader.read(event.customer_id, event.terminal_id, event.event_time)
         except Exception as error:
             self._reader = None  # the background opens it again
             self._trouble = str(error)
             raise SluiceError(f"online store: {error}") from error
-        return assemble(event.amount_minor, event.event_time, stored, velocity)
 
     def close(self) -> None:
         """Let go of the velocity store."""
@@ -191,27 +199,30 @@ class StoredFeatures:
         if store is not None:
             store.close()
 
-    def _take(self, event: Event) -> list[float] | None:
-        """The velocity features, None while their store does not answer."""
-        store = self._velocity
-        if store is None:
-            return None
-        found = self._asked(store, event, record=self._admission.admits(event))
-        if found is not None:
-            self._last.keep(event, found)
-        return found
+    def _asked(self, event: Event, *, record: bool) -> tuple[list[float] | None, tuple[float, ...] | None]:
+        """The velocity features, None while their store does not answer.
 
-    def _asked(self, store: VelocityStore, event: Event, *, record: bool) -> list[float] | None:
+        Where both stores are one Redis, the stored features come with them, in one round trip.
+        """
+        store, reader = self._velocity, self._reader
+        if store is None:
+            return None, None
+        stored = None
         try:
-            found = store.take(event) if record else store.peek(event)
+            if self._one_redis and reader is not None:
+                beside = reader.keys(event.customer_id, event.terminal_id)
+                velocity, rows = cast("RedisVelocityStore", store).ask(event, record=record, beside=beside)
+                stored = reader.values(rows, event.event_time)
+            else:
+                velocity = store.take(event) if record else store.peek(event)
         except Exception as error:  # sqlite3's and redis's kinds; the answer is worth more than the cause
             self._velocity = None  # the background opens it again
             self._note(error)
             with contextlib.suppress(Exception):
                 store.close()
-            return None
+            return None, None
         self._velocity_trouble = ""
-        return found
+        return velocity, stored
 
     def _connect_velocity(self) -> None:
         try:
