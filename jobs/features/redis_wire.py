@@ -3,7 +3,7 @@
 redis-py's pipeline costs more processor time than the commands themselves; this uses its connection alone.
 In: the address and commands as tuples of bytes, text and numbers. Out: one answer for each; the error that a
 command was answered with is its answer. A connection that went stale is opened anew once, and what was sent
-is sent again: only for commands that may come twice.
+is sent again: only for commands that may come twice. A silent Redis is asked once: requests wait.
 Errors: redis.RedisError while Redis does not answer.
 """
 
@@ -15,7 +15,6 @@ from typing import Any
 
 from redis.exceptions import ConnectionError as Unconnected
 from redis.exceptions import ResponseError
-from redis.exceptions import TimeoutError as Silent
 
 from jobs.features.redis_client import connect
 
@@ -39,7 +38,7 @@ class Wire:
                 try:
                     connection.send_packed_command(whole, check_health=False)
                     return [self._answer() for _ in commands]
-                except (Unconnected, Silent):
+                except Unconnected:
                     connection.disconnect()
                     if last:
                         raise
