@@ -5,7 +5,6 @@ In: the look. Out: one HTML file that needs nothing from anywhere: the picture i
 
 from __future__ import annotations
 
-import base64
 import io
 from html import escape
 from math import isfinite, nan
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING
 from matplotlib.figure import Figure
 
 from jobs.experiments.looks import BETTER, WORSE, Result
-from jobs.training.report import FETCH_NOTHING, STYLE, table
+from jobs.page import figure, page, table
 from jobs.training.run_folder import replacing
 
 if TYPE_CHECKING:
@@ -36,8 +35,8 @@ def relative(result: Result) -> tuple[float, float, float]:
 
 def forest(results: tuple[Result, ...]) -> Figure:
     """One line per metric: its relative effect and interval, coloured by the conclusion."""
-    figure = Figure(figsize=(9, 1.2 + 0.6 * len(results)), layout="constrained")
-    axes = figure.add_subplot()
+    drawing = Figure(figsize=(9, 1.2 + 0.6 * len(results)), layout="constrained")
+    axes = drawing.add_subplot()
     for place, result in enumerate(results):
         effect, low, high = relative(result)
         colour = COLOURS.get(result.conclusion, GREY)
@@ -53,13 +52,12 @@ def forest(results: tuple[Result, ...]) -> Figure:
     axes.set(xlabel="treatment against control, relative change with its interval at this look")
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:+.0%}")
     axes.grid(visible=True, axis="x", alpha=0.3)
-    return figure
+    return drawing
 
 
-def page(readout: Readout) -> str:
+def readout_page(readout: Readout) -> str:
     """The whole page."""
     params, assigned = readout.params, readout.assigned
-    title = escape(f"Experiment {params.name}, as of {params.day}")
     control, treatment = assigned.customers
     kind = {BETTER: "pass", WORSE: "fail", "blocked": "fail"}.get(readout.verdict, "inconclusive")
     told = (
@@ -70,17 +68,14 @@ def page(readout: Readout) -> str:
         "neither arm and count in none."
     )
     held = int(assigned.answers["held_out"].sum())
-    return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        f'<meta http-equiv="Content-Security-Policy" content="{escape(FETCH_NOTHING)}">'
-        f"<title>{title}</title><style>{STYLE}</style></head><body><h1>{title}</h1>"
+    parts = (
         f"<h2>Verdict: <span class='{kind}'>{escape(readout.verdict)}</span></h2>"
-        f"<p>{escape(readout.reason)}</p><p>{escape(told)}</p>"
-        f"{_figures(readout) if readout.look else ''}"
+        f"<p>{escape(readout.reason)}</p><p>{escape(told)}</p>",
+        _figures(readout) if readout.look else "",
         f"<p>{held:,} payments that would have been blocked were let through at random; they stand for "
-        "all of those, and blocked payments count in no figure about honest customers or scores.</p>"
-        "</body></html>\n"
+        "all of those, and blocked payments count in no figure about honest customers or scores.</p>",
     )
+    return page(f"Experiment {params.name}, as of {params.day}", parts)
 
 
 def _figures(readout: Readout) -> str:
@@ -100,15 +95,12 @@ def _figures(readout: Readout) -> str:
     ]  # fmt: skip
     picture = io.BytesIO()
     forest(readout.results).savefig(picture, format="png", dpi=100)
-    content = base64.b64encode(picture.getvalue()).decode()
     about = (
         f"Look {look.number}, {look.times[-1]:.0%} of the plan; a metric alone needs |z| of "
         f"{look.critical:.2f} here."
     )
-    return (
-        f"<p>{escape(about)}</p><figure><img alt='Effects of all metrics' "
-        f'src="data:image/png;base64,{content}"></figure>{table(head, rows)}'
-    )
+    shown = figure("Effects of all metrics", picture.getvalue())
+    return f"<p>{escape(about)}</p>{shown}{table(head, rows)}"
 
 
 def _told(value: float) -> str:
@@ -118,5 +110,5 @@ def _told(value: float) -> str:
 def save_readout(readout: Readout, path: Path) -> Path:
     """Write the page; it is there only when it is whole."""
     with replacing(path) as temporary:
-        temporary.write_text(page(readout))
+        temporary.write_text(readout_page(readout))
     return path
