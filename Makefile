@@ -55,8 +55,8 @@ replay: setup ## The loop over history: FROM=… TO=… [POLICY="a.yaml b.yaml" 
 	@$(VENV)/sluice replay --from "$(FROM)" --to "$(TO)" $(foreach file,$(POLICY),--policy "$(file)") \
 	    $(if $(SCENARIO),--scenario "$(SCENARIO)")
 
-bench: setup ## Measure beside an alternative: NAME=chain
-	@$(VENV)/python -m tests.benchmarks "$(NAME)"
+bench: setup ## Measure beside an alternative: NAME=chain [SECONDS=600 of the long run of NAME=serving]
+	@$(if $(SECONDS),BENCH_SECONDS="$(SECONDS)" )$(VENV)/python -m tests.benchmarks "$(NAME)"
 
 golden: setup ## Write the golden files of what each task calls; review the diff
 	@WRITE_GOLDEN=1 $(VENV)/pytest -q tests/dags/test_golden_renders.py

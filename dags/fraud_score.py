@@ -2,7 +2,8 @@
 
 **In:** a day's transactions and features. **Out:** table `scores`.
 
-**If it fails:** the day's scores are the old ones or absent, never half; run it again.
+**If it fails:** the day's scores are the old ones or absent, never half; run it again, and it goes on with
+the first slice of the day that is not scored yet.
 """
 
 from airflow.sdk import CronTriggerTimetable, Param, dag

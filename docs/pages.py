@@ -75,8 +75,9 @@ def dags_page() -> str:
 def _asset_names() -> dict[str, str]:
     names = {}
     for variable, value in assigned(module("plugins.assets")).items():
-        if isinstance(value, ast.Call) and ast.unparse(value.func) == "Asset":
-            names[variable] = str(ast.literal_eval(value.args[0]))
+        if isinstance(value, ast.Call) and ast.unparse(value.func) in ("Asset", "_alias"):
+            name = str(ast.literal_eval(value.args[0]))
+            names[variable] = name if ast.unparse(value.func) == "Asset" else f"{name}_alias"
     return names
 
 

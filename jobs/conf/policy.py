@@ -153,10 +153,24 @@ class Canary(StrictModel):
         return self
 
 
+class Experiments(StrictModel):
+    alpha: float = Field(gt=0, lt=0.5)
+    power: float = Field(ge=0.5, lt=1)
+    sample_ratio_p_value: float = Field(gt=0, lt=1)
+    looks: int = Field(ge=1, le=20)
+    pre_period_days: int = Field(ge=1)
+    customers_min: int = Field(ge=2)
+
+
 class Rules(StrictModel):
     deny_customers: tuple[int, ...] = ()
     deny_terminals: tuple[int, ...] = ()
     amount_cap_minor: int = Field(gt=0)
+    customer_count_5m_max: int = Field(ge=1)
+    customer_count_1h_max: int = Field(ge=1)
+    customer_amount_5m_max_minor: int = Field(gt=0)
+    customer_amount_1h_max_minor: int = Field(gt=0)
+    new_pair_amount_max_minor: int = Field(gt=0)
 
 
 class Backfill(StrictModel):
@@ -176,7 +190,24 @@ class PredictionLogLimits(StrictModel):
 
 class Serving(StrictModel):
     alias_poll_seconds: float = Field(gt=0, le=5)
+    holdout_share: float = Share
+    requests_per_second: int = Field(ge=1)
+    clients_max: int = Field(ge=1)
+    batch_rows_max: int = Field(ge=1)
+    body_bytes_max: int = Field(ge=1024)
+    body_seconds: float = Field(gt=0)
+    answer_seconds: float = Field(gt=0)
+    explain_seconds: float = Field(gt=0)
+    reasons: int = Field(ge=1)
+    last_known_customers: int = Field(ge=0)
+    drain_seconds: float = Field(ge=0)
     log: PredictionLogLimits
+
+    @model_validator(mode="after")
+    def _batches_fit(self) -> Serving:
+        if self.batch_rows_max > self.requests_per_second:
+            raise ValueError("batch_rows_max is above requests_per_second: such a batch would never pass")
+        return self
 
 
 class Retention(StrictModel):
@@ -217,6 +248,7 @@ class Policy(StrictModel):
     approval: Approval
     shadow: Shadow
     canary: Canary
+    experiments: Experiments
     rules: Rules
     serving: Serving
     backfill: Backfill

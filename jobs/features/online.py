@@ -6,15 +6,20 @@ much and leaves out the time of a row; the numbers are the same. In Redis both e
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+import math
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from operator import itemgetter
 from typing import cast
 
 from jobs.conf.settings import Settings
 from jobs.features.declarations import STORED_FEATURES, Entity
 from jobs.features.definitions import TICK, VIEWS, time_to_live
-from jobs.features.packed import Layout, Row, layout_of
+from jobs.features.packed import EPOCH, Layout, Row, layout_of
 from jobs.features.packed_store import PackedOnlineStore
 from jobs.features.store import feature_store
+
+MICROSECOND = timedelta(microseconds=1)
 
 
 class OnlineFeatures:
@@ -28,6 +33,10 @@ class OnlineFeatures:
             entity: layout_of(self._config, store.get_feature_view(name)) for entity, name in VIEWS.items()
         }
         self._ttl = time_to_live(settings)
+        self._ttl_micros = self._ttl // MICROSECOND
+        joined = [name for layout in self._layouts.values() for name in layout.names]
+        self._order = itemgetter(*(joined.index(name) for name in STORED_FEATURES))
+        self._gaps = {entity: (math.nan,) * len(layout.names) for entity, layout in self._layouts.items()}
         self._rows([("customer", 0)])  # a store that does not answer is noticed here, not by a request
 
     def read(self, customer_id: int, terminal_id: int, at: datetime | None = None) -> dict[str, float | None]:
@@ -44,6 +53,22 @@ class OnlineFeatures:
         for row in self._rows([("customer", customer_id), ("terminal", terminal_id)]):
             if row is not None and (latest is None or row.as_of <= latest <= row.as_of + self._ttl):
                 found.update(row.values)
+        return found
+
+    def keys(self, customer_id: int, terminal_id: int) -> list[str]:
+        """Where Redis has the rows of a request, for who reads them beside something else."""
+        layouts = self._layouts
+        return [layouts["customer"].address(customer_id), layouts["terminal"].address(terminal_id)]
+
+    def values(self, rows: Sequence[bytes | None], at: datetime) -> tuple[float, ...]:
+        """STORED_FEATURES, in their order and NaN for null, of the rows of a request, as `read` has them."""
+        latest = (at - EPOCH) // MICROSECOND - 1
+        joined: list[float] = []
+        for (entity, layout), stored in zip(self._layouts.items(), rows, strict=True):
+            row = layout.numbers(stored)
+            fresh = row is not None and row[0] <= latest <= row[0] + self._ttl_micros
+            joined += row[1] if row is not None and fresh else self._gaps[entity]
+        found: tuple[float, ...] = self._order(joined)
         return found
 
     def row(self, entity: Entity, key: int) -> tuple[datetime | None, dict[str, float | None]]:

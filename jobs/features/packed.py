@@ -12,7 +12,7 @@ import hashlib
 import struct
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from functools import cached_property
+from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -67,9 +67,13 @@ class Layout:
         """What is needed of a table."""
         return [self.key, self.moment, *self.names]
 
-    @cached_property
-    def _format(self) -> str:
-        return f"<{MARK}xq{len(self.names)}d"
+    @property
+    def _struct(self) -> struct.Struct:
+        return _struct_of(len(self.names))  # not kept here: a layout is pickled for Spark's executors
+
+    def address(self, key: int) -> str:
+        """The key under which Redis has the row of an entity."""
+        return f"{self.table}:{key}"
 
     def pack(self, batch: pa.RecordBatch) -> Packed:
         """The rows of a batch that has the layout's columns.
@@ -95,11 +99,20 @@ class Layout:
             rows["values"][:, place] = values.to_numpy(zero_copy_only=False)[order]
         return Packed(numbers[order].tolist(), rows["as_of"].tolist(), rows)
 
+    def numbers(self, stored: bytes | None) -> tuple[int, tuple[float, ...]] | None:
+        """as_of in microseconds and the features of a row, NaN for null; None where there is no such row."""
+        layout = self._struct
+        if stored is None or len(stored) != layout.size or not stored.startswith(self.mark):
+            return None
+        micros, *values = layout.unpack(stored)
+        return micros, tuple(values)
+
     def unpack(self, stored: bytes | None) -> Row | None:
         """A stored row; None where there is none or it was written for other declarations."""
-        if stored is None or len(stored) != self.dtype.itemsize or stored[:MARK] != self.mark:
+        found = self.numbers(stored)
+        if found is None:
             return None
-        micros, *values = struct.unpack(self._format, stored)
+        micros, values = found
         # NaN alone differs from itself
         named = {name: None if v != v else v for name, v in zip(self.names, values, strict=True)}
         return Row(EPOCH + timedelta(microseconds=micros), named)
@@ -114,6 +127,11 @@ class Layout:
             *(pa.array([values.get(name) for _, _, values in rows], pa.float64()) for name in self.names),
         ]
         return pa.record_batch(columns, self.columns)
+
+
+@cache
+def _struct_of(features: int) -> struct.Struct:
+    return struct.Struct(f"<{MARK}xq{features}d")
 
 
 def layout_of(config: RepoConfig, view: FeatureView) -> Layout:

@@ -58,11 +58,6 @@ def explained(address: str) -> Iterator[None]:
         ) from None
 
 
-def entity_key(layout: Layout, key: int) -> str:
-    """Where the row of an entity lies."""
-    return f"{layout.table}:{key}"
-
-
 def newest_key(layout: Layout) -> str:
     """Where the newest as_of of rows of these declarations lies."""
     return f"{layout.table}:newest:{layout.mark.hex()}"
@@ -89,7 +84,7 @@ def write(client: Redis, layout: Layout, batch: pa.RecordBatch) -> int:
 
 def read(client: Redis, wanted: Sequence[tuple[Layout, int]]) -> list[bytes | None]:
     """The stored rows of some entities, of whatever views, in one round trip; None where there is none."""
-    return cast(list[bytes | None], client.mget([entity_key(layout, key) for layout, key in wanted]))
+    return cast(list[bytes | None], client.mget([layout.address(key) for layout, key in wanted]))
 
 
 def newest(client: Redis, layout: Layout) -> int | None:

@@ -68,10 +68,17 @@ def assemble(
         stored: STORED_FEATURES by name, None or absent for a null.
         velocity: the values of VELOCITY_FEATURES in their order; None where they could not be read.
     """
+    row = [math.nan if value is None else value for value in map(stored.get, STORED_FEATURES)]
+    return assemble_values(amount_minor, event_time, row, velocity)
+
+
+def assemble_values(
+    amount_minor: int, event_time: datetime, stored: Sequence[float], velocity: Sequence[float] | None
+) -> list[float]:
+    """The same, with the values of STORED_FEATURES in their order, NaN for a null."""
     moment = event_time.astimezone(UTC)
     amount = float(amount_minor) / 100
-    row = [math.nan if value is None else value for value in map(stored.get, STORED_FEATURES)]
-    row += NO_VELOCITY if velocity is None else velocity
+    row = [*stored, *(NO_VELOCITY if velocity is None else velocity)]
     computed = [
         amount,
         float(moment.hour),

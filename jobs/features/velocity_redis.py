@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import struct
 import time
+from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,7 @@ from redis.exceptions import NoScriptError
 
 from jobs.features.declarations import Entity
 from jobs.features.redis_client import REQUEST_WAITS, connect
+from jobs.features.redis_wire import Command, Wire
 from jobs.features.velocity_store import (
     PAIR_LOOKBACK,
     PLANS,
@@ -50,10 +52,12 @@ UNSIGNED = struct.Struct(">Q")
 MEMBER = struct.Struct(">QdQ")
 SUMS = struct.Struct(">ddd")
 LATEST = struct.Struct(">Qd")
+ASKED = {entity: struct.Struct(f">{6 + len(plan.windows)}Q") for entity, plan in PLANS.items()}
 
 # KEYS: events, known, sums, pairs (customers only)
-# ARGV: the memory's start, its seconds, how many events, they; then the event's time, the lookback's start,
-#       how many of the last events, the pair looked for from and to, the window starts, the nearest first
+# ARGV: the memory's start, its seconds, how many events, they; then how many of the last events matter, and
+#       in one text the event's time, the lookback's start, the pair looked for from and to, and the window
+#       starts, the nearest first
 COMMON = """
 local events, known, sums, pairs_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local function bucket_of(time)
@@ -67,9 +71,9 @@ local function pair_of(member)
 end
 """
 READ = """
-local answer, first = {}, 4 + ARGV[3]
-local moment, lookback, pair_from, pair_to = ARGV[first], ARGV[first + 1], ARGV[first + 3], ARGV[first + 4]
-local most = ARGV[first + 2]
+local answer, most, asked = {}, ARGV[4 + ARGV[3]], ARGV[5 + ARGV[3]]
+local moment, lookback = string.sub(asked, 1, 8), string.sub(asked, 9, 16)
+local pair_from, pair_to = string.sub(asked, 17, 32), string.sub(asked, 33, 48)
 local latest = redis.call('ZREVRANGEBYLEX', events, '(' .. moment, '[' .. lookback, 'LIMIT', 0, most)
 for place, member in ipairs(latest) do
     latest[place] = string.sub(member, 1, 16)
@@ -101,8 +105,8 @@ local function add_buckets(first_bucket, last_bucket)
     end
 end
 local to = moment
-for place = first + 5, #ARGV do
-    local from = ARGV[place]
+for place = 49, #asked, 8 do
+    local from = string.sub(asked, place, place + 7)
     count, total, squares = 0, 0, 0
     local low, high = bucket_of(from) + 1, bucket_of(to)
     if low < high and redis.call('ZLEXCOUNT', events, '[' .. from, '(' .. to) > BUSY then
@@ -159,16 +163,45 @@ class RedisVelocityStore:
 
     def __init__(self, address: str) -> None:
         self._address = address
+        self._wire = Wire(address, REQUEST_WAITS)
         self._client = connect(address, REQUEST_WAITS)
         self._scripts = {text: str(self._client.script_load(text)) for text in (TAKE, PEEK, WRITE)}
 
     def take(self, event: Event) -> list[float]:
         """See VelocityStore."""
-        return self._ask(TAKE, event)
+        return self.ask(event, record=True)[0]
 
     def peek(self, event: Event) -> list[float]:
         """See VelocityStore."""
-        return self._ask(PEEK, event)
+        return self.ask(event, record=False)[0]
+
+    def ask(
+        self, event: Event, *, record: bool, beside: Sequence[str] = ()
+    ) -> tuple[list[float], list[bytes | None]]:
+        """The features of an event, and the values of keys of the same Redis, in one round trip.
+
+        It may come twice: an event that is known is not recorded again, and is never in its own past.
+        """
+        transaction, moment, customer, terminal, amount = row_of(event)
+        now, script = _now(), TAKE if record else PEEK
+        commands: list[Command] = [("MGET", *beside)] if beside else []
+        for entity, plan in PLANS.items():
+            key, other = _keys(entity, customer, terminal)
+            member = _member(moment, amount, other, transaction)
+            call = _call(
+                plan, key, kept_from(moment, now, plan.memory), [member], _asked(plan, moment, other)
+            )
+            commands.append(("EVALSHA", self._scripts[script], *call))
+        answers = self._wire.ask(commands)
+        if any(isinstance(answer, NoScriptError) for answer in answers):  # Redis has started anew
+            self._wire.ask([("SCRIPT", "LOAD", script)])
+            answers = self._wire.ask(commands)  # what did run finds itself known
+        for answer in answers:
+            if isinstance(answer, Exception):
+                raise answer
+        stored = answers.pop(0) if beside else []
+        found = {entity: _found(answer) for entity, answer in zip(PLANS, answers, strict=True)}
+        return velocity_of(moment, found, _moment(answers[0][1])), stored
 
     def record_many(self, events: pa.Table) -> int:
         """See VelocityStore; an event is new where it is new to its customer."""
@@ -186,20 +219,8 @@ class RedisVelocityStore:
 
     def close(self) -> None:
         """See VelocityStore."""
+        self._wire.close()
         self._client.close()
-
-    def _ask(self, script: str, event: Event) -> list[float]:
-        transaction, moment, customer, terminal, amount = row_of(event)
-        now = _now()
-        calls = []
-        for entity, plan in PLANS.items():
-            key, other = _keys(entity, customer, terminal)
-            member = _member(moment, amount, other, transaction)
-            asked = _asked(plan, moment, other)
-            calls.append(_call(plan, key, kept_from(moment, now, plan.memory), [member], asked))
-        answers = self._run(self._client, script, calls)
-        found = {entity: _found(answer) for entity, answer in zip(PLANS, answers, strict=True)}
-        return velocity_of(moment, found, _moment(answers[0][1]))
 
     def _run(self, client: Redis, script: str, calls: list[list[Any]]) -> list[Any]:
         """The answers of a script, called for several entities in one round trip."""
@@ -237,22 +258,17 @@ def _member(moment: int, amount: float, other: int, transaction_id: int) -> byte
     return MEMBER.pack(moment + BIAS, amount, other) + str(transaction_id).encode()
 
 
-def _asked(plan: EntityPlan, moment: int, other: int) -> list[bytes | int]:
+def _asked(plan: EntityPlan, moment: int, other: int) -> tuple[int, bytes]:
     """What READ wants to know of an event."""
-    pair = UNSIGNED.pack(other)
-    return [
-        _time(moment),
-        _time(moment - plan.lookback),
-        plan.latest,
-        pair + _time(moment - PAIR_LOOKBACK),
-        pair + _time(moment),
-        *map(_time, plan.bounds(moment)),
-    ]
+    biased = moment + BIAS
+    return plan.latest, ASKED[plan.entity].pack(
+        biased, biased - plan.lookback, other, biased - PAIR_LOOKBACK, other, biased, *plan.bounds(biased)
+    )
 
 
 def _call(
-    plan: EntityPlan, key: int, bound: int, members: list[bytes], asked: list[bytes | int]
-) -> list[Any]:
+    plan: EntityPlan, key: int, bound: int, members: Sequence[bytes], asked: Sequence[bytes | int]
+) -> list[bytes | str | int]:
     """Keys and arguments of a script for one entity."""
     tag = f"velocity:{{{plan.entity}:{key}}}:"
     keys = [tag + "events", tag + "known", tag + "sums"]

@@ -140,6 +140,29 @@ PROMOTIONS = Table(
     partition="promotion",
 )  # fmt: skip
 
+EXPERIMENT_READOUTS = Table(
+    "experiment_readouts",
+    "looks at experiments: one row per metric and one for the split (sample_ratio); part is experiment.day, "
+    "effect is treatment minus control with the interval of this look, plan and verdict are the look's",
+    _schema(part=pa.string(), experiment=pa.string(), day=pa.date32(), look=pa.int64(), metric=pa.string(),
+            control=pa.float64(), treatment=pa.float64(), effect=pa.float64(), low=pa.float64(),
+            high=pa.float64(), z_score=pa.float64(), p_value=pa.float64(), sequential_p_value=pa.float64(),
+            adjusted_p_value=pa.float64(), conclusion=pa.string(), control_customers=pa.int64(),
+            treatment_customers=pa.int64(), transactions=pa.int64(), time=pa.float64(), plan=pa.string(),
+            verdict=pa.string(), reason=pa.string()),
+    key=("experiment", "day", "metric"),
+    partition="part",
+)  # fmt: skip
+
+EXPERIMENT_SIZES = Table(
+    "experiment_sizes",
+    "customers that an experiment needs to find a relative change of each metric, from a window of answers",
+    _schema(day=pa.date32(), metric=pa.string(), base=pa.float64(), deviation=pa.float64(),
+            change=pa.float64(), percent=pa.int64(), control_customers=pa.int64(),
+            treatment_customers=pa.int64(), seen_customers=pa.int64(), note=pa.string()),
+    key=("day", "metric"),
+)  # fmt: skip
+
 PINS = Table(
     "pins",
     "table versions that something still needs, by the name of what needs them: cleaning keeps these",

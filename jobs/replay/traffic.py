@@ -24,8 +24,8 @@ from jobs.features.declarations import FEATURE_VERSION, MODEL_FEATURES
 from jobs.promotion.state import Routing
 from jobs.serving.bundle import Decision, ModelBundle, decide
 from jobs.serving.log_rows import Prediction
-from jobs.serving.routing import assign
-from jobs.serving.rules import RulesLayer, stricter
+from jobs.serving.routing import assign, held_out
+from jobs.serving.rules import RuleHit, RulesLayer, stricter
 
 PLAIN_MS = 2.0
 SLOW_MS = 40.0
@@ -79,7 +79,7 @@ class Day:
         self.matrix = events[list(MODEL_FEATURES)].to_numpy(dtype=np.float64)
         self.values: list[list[float]] = self.matrix.tolist()
         self.policy = policy
-        self.rules = RulesLayer(policy.rules)
+        self.rules = RulesLayer(policy.rules, MODEL_FEATURES)
         self._scores: dict[str, Scores] = {}
 
     def rows_until(self, moment: float) -> int:
@@ -140,18 +140,30 @@ class Day:
             self.columns["customer_id"][place],
             self.columns["terminal_id"][place],
             self.columns["amount_minor"][place],
+            self.values[place],
         )
         decision: Decision
+        would_be = ""
         if answering is None or score is None:
-            reason = "no_model" if champion is None else "model_failed"
+            reason = "model_failed" if rows else "no_model"
             decision, rule = (hit.decision, hit.rule) if hit else ("approve", reason)
             name = "rules"
         else:
-            decision, rule = stricter(hit, decide(score, self.policy.decisions))
-        rows.append(self._row(place, routing, name, answering, score, decision, rule, ""))
+            decision, rule = decide(score, self.policy.decisions), ""
+            if decision == "block" and self._is_held_out(place, hit):
+                name, would_be, decision = "holdout", decision, "approve"
+            else:
+                decision, rule = stricter(hit, decision)
+        rows.append(self._row(place, routing, name, answering, score, decision, rule, "", would_be=would_be))
         if challenger is not None and routing.percent == 0:
             rows.append(self._shadow(place, routing, challenger))
         return rows
+
+    def _is_held_out(self, place: int, hit: RuleHit | None) -> bool:
+        """Whether a would-be block is let through; never what a list blocks."""
+        share, salt = self.policy.serving.holdout_share, self.policy.canary.salt
+        denied = hit is not None and hit.decision == "block"
+        return not denied and held_out(self.columns["transaction_id"][place], share, salt)
 
     def _shadow(self, place: int, routing: Routing, model: Served) -> Prediction:
         value = float(self.scores(model)[place])
@@ -173,6 +185,8 @@ class Day:
         decision: str,
         rule: str,
         error: str,
+        *,
+        would_be: str = "",
     ) -> Prediction:
         transaction = self.columns["transaction_id"][place]
         return Prediction(
@@ -194,4 +208,5 @@ class Day:
             names=MODEL_FEATURES,
             features=self.values[place],
             feature_version=FEATURE_VERSION,
+            would_be=would_be,
         )

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from jobs.conf.policy import load_policy
 from jobs.core import SluiceError
@@ -17,6 +19,7 @@ from jobs.serving.bundle import (
     XGBOOST,
     ModelBundle,
     decide,
+    interpolated,
     seal_bundle,
 )
 from tests.served_bundles import constant_graph, logistic_graph, write_bundle
@@ -158,3 +161,22 @@ def test_a_matrix_of_another_width_is_refused(tmp_path: Path) -> None:
     folder = write_bundle(tmp_path / "bundle", NAMES, constant_graph(0.1, 3))
     with pytest.raises(SluiceError, match="shape"):
         ModelBundle.load(folder, DECISIONS).score(np.zeros((4, 2), dtype=np.float32))
+
+
+UNIT = st.floats(0, 1)
+
+
+@given(st.lists(UNIT, min_size=1, max_size=8), st.lists(UNIT, min_size=8, max_size=8), st.data())
+def test_one_value_is_calibrated_as_numpy_interpolates(
+    x: list[float], y: list[float], data: st.DataObject
+) -> None:
+    x, y = sorted(x), sorted(y[: len(x)])
+    value = data.draw(st.one_of(st.sampled_from(x), UNIT))
+    # a machine that multiplies and adds in one step may differ in the last bit
+    assert interpolated(value, x, y) == pytest.approx(float(np.interp(value, x, y)), abs=1e-15)
+
+
+def test_a_row_with_a_feature_too_few_is_refused(tmp_path: Path) -> None:
+    folder = write_bundle(tmp_path / "bundle", NAMES, constant_graph(0.2, 3))
+    with pytest.raises(SluiceError, match="2 features, needed 3"):
+        ModelBundle.load(folder, DECISIONS).score_one([1.0, 2.0])

@@ -8,6 +8,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
+from jobs.batch import score_day
 from jobs.conf.settings import Settings
 from jobs.core import GateClosed, SluiceError
 from jobs.features.declarations import MODEL_FEATURES, STORED_FEATURES, VELOCITY_FEATURES
@@ -17,7 +18,7 @@ from jobs.features.store import feature_store
 from jobs.features.tables import FEATURE_TABLES
 from jobs.lake.store import lake_of
 from jobs.lake.tables import TRANSACTIONS
-from jobs.training import frame, labels, score_day
+from jobs.training import frame, labels
 from tests.frame_data import DAYS, FIRST, LAST, PEOPLE, PER_DAY
 
 pytest_plugins = ("tests.filled_lake",)

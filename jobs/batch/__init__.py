@@ -1,0 +1,1 @@
+"""Scoring of whole days, without anybody waiting."""

@@ -1,0 +1,1 @@
+"""Controlled experiments between two versions: planning them and reading them out."""

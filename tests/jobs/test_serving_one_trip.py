@@ -1,0 +1,117 @@
+"""Stored and velocity features in one round trip to Redis: the same values as each store gives by itself."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import pytest
+from redis import Redis
+
+from jobs.conf.settings import Settings
+from jobs.features.declarations import STORED_FEATURES, VELOCITY_FEATURES
+from jobs.features.online import OnlineFeatures
+from jobs.features.redis_client import connect
+from jobs.features.redis_wire import Wire
+from jobs.features.request import assemble
+from jobs.features.velocity_redis import RedisVelocityStore
+from jobs.features.velocity_store import Event
+from jobs.serving.request_features import StoredFeatures
+from tests.jobs.test_serving_process import publish_features
+from tests.redis_server import RedisServer
+
+pytest_plugins = ("tests.redis_server",)
+
+NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)
+
+
+def event(number: int, seconds: float = 0.0, customer: int = 5, terminal: int = 5) -> Event:
+    """Transaction `number`, so many seconds after noon; a 5 has a stored row of the midnight before."""
+    return Event(number, NOON + timedelta(seconds=seconds), customer, terminal, 20_00 + number)
+
+
+@pytest.fixture(scope="module")
+def settings(redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    home: Path = tmp_path_factory.mktemp("one_trip")
+    made = Settings(home=home, online_store="redis", redis_url=redis_server.url)
+    publish_features(made)
+    return made
+
+
+@pytest.fixture
+def client(settings: Settings) -> Iterator[Redis]:
+    with connect(settings.redis_url) as client:
+        for key in client.scan_iter("velocity:*"):
+            client.delete(key)
+        yield client
+
+
+@pytest.fixture
+def features(settings: Settings, client: Redis) -> StoredFeatures:
+    source = StoredFeatures(settings)
+    source.connect()
+    return source
+
+
+def test_one_trip_gives_what_both_stores_give_by_themselves(
+    settings: Settings, features: StoredFeatures
+) -> None:
+    alone, velocity = OnlineFeatures(settings), RedisVelocityStore(settings.redis_url)
+    seconds = (0, 0.000001, 5, 5, 400, 4000, 90_000, 3 * 86_400, -86_400)
+    for number, second in enumerate(seconds):
+        for customer, terminal in ((5, 5), (5, 6), (7, 5), (8, 9)):
+            asked = event(10 * number + customer, second, customer, terminal)
+            stored = alone.read(customer, terminal, asked.event_time)
+            expected = assemble(asked.amount_minor, asked.event_time, stored, velocity.peek(asked))
+            np.testing.assert_array_equal(features.peek(asked), expected)
+            np.testing.assert_array_equal(features.vector(asked), expected)
+    named = dict(zip(features.names, features.vector(event(999, 30_000)), strict=True))
+    assert named["customer_amount_mean_7d"] == 2.0
+    assert named["customer_count_24h"] > 5
+
+
+def test_a_redis_that_forgot_the_scripts_is_taught_them_again(
+    features: StoredFeatures, client: Redis
+) -> None:
+    features.vector(event(1))
+    client.script_flush()
+    named = dict(zip(features.names, features.vector(event(2, 1)), strict=True))
+    assert (named["customer_count_5m"], named["customer_missing"], named["velocity_missing"]) == (
+        1.0,
+        0.0,
+        0.0,
+    )
+
+
+def test_a_connection_that_was_cut_is_opened_again_at_once(features: StoredFeatures, client: Redis) -> None:
+    features.vector(event(1))
+    client.client_kill_filter(_type="normal", skipme=True)
+    named = dict(zip(features.names, features.vector(event(2, 1)), strict=True))
+    assert (named["customer_count_5m"], named["velocity_missing"]) == (1.0, 0.0)
+
+
+def test_where_only_velocity_has_trouble_the_stored_features_are_still_there(
+    features: StoredFeatures, client: Redis
+) -> None:
+    client.set("velocity:{customer:5}:events", "not a sorted set")
+    named = dict(zip(features.names, features.vector(event(1)), strict=True))
+    assert named["velocity_missing"] == 1.0
+    assert all(math.isnan(named[name]) for name in VELOCITY_FEATURES)
+    assert {named[name] for name in STORED_FEATURES} == {2.0}
+    assert "WRONGTYPE" in features.troubles()["velocity"]
+    client.delete("velocity:{customer:5}:events")
+    features.connect()
+    assert dict(zip(features.names, features.vector(event(2, 1)), strict=True))["velocity_missing"] == 0.0
+
+
+def test_an_answer_that_is_an_error_leaves_the_others_in_their_places(settings: Settings) -> None:
+    wire = Wire(settings.redis_url, 0.5)
+    first, second, third = wire.ask([("SET", "a", b"1"), ("LPUSH", "a", b"x"), ("GET", "a")])
+    assert (first, third) == (b"OK", b"1")
+    assert isinstance(second, Exception)
+    assert wire.ask([("GET", "a")]) == [b"1"]
+    wire.close()
+    assert wire.ask([("GET", "a")]) == [b"1"]
