@@ -174,7 +174,8 @@ def peer_cases(saturated: Loaded, alone: Loaded, peer: Loaded, feast: Loaded) ->
     wrong = [each for each in (alone, peer, feast) if each.errors]
     told = f": {wrong[0].example}" if wrong else ""
     return [
-        Case(f"errors of the peers{told}", sum(each.errors for each in wrong), None, "requests", "0", not wrong),
+        Case(f"errors of the peers{told}", sum(each.errors for each in wrong), None, "requests", "0",
+             not wrong),
         Case("saturation beside mlflow models serve (its p99 "
              f"{peer.p99:.0f} ms; it reads no features and logs nothing)", saturated.rate, peer.rate,
              "requests/s", "ratio >= 5", saturated.rate >= 5 * peer.rate),
