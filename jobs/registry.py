@@ -47,6 +47,8 @@ JOBS: dict[str, str] = {
     "compare_served": "jobs.monitoring.compare_served",
     "measure_drift": "jobs.monitoring.drift",
     "measure_performance": "jobs.monitoring.performance",
+    "measure_service": "jobs.monitoring.service",
+    "calibrate_drift": "jobs.monitoring.calibrate_drift",
     "decide_reaction": "jobs.monitoring.reaction",
     "score_day": "jobs.training.score_day",
     "plan_backfill": "jobs.backfill.plan",

@@ -47,7 +47,13 @@ TASKS = {
         "confirm_serving",
         "roll_back",
     ],
-    "fraud_monitor": ["measure_drift", "measure_performance", "decide_reaction", "request_retraining"],
+    "fraud_monitor": [
+        "measure_drift",
+        "measure_performance",
+        "measure_service",
+        "decide_reaction",
+        "request_retraining",
+    ],
     "fraud_score": ["score_day"],
     "fraud_backfill": [
         "plan_backfill",
