@@ -17,6 +17,7 @@ from jobs.quality.feeds import transactions_feed
 from jobs.quality.parse import parse, read_text
 
 CONNECTIONS = 3
+TOO_MANY = 429  # of one client a second; the answer says when to come again
 
 
 def requests_of(contract: Contract, source_uri: str, day: date) -> list[bytes]:
@@ -52,9 +53,13 @@ def send(
         parts = urlsplit(address)
         connection = http.client.HTTPConnection(parts.hostname or "127.0.0.1", parts.port, timeout=30)
         while (body := waiting.get()) is not None:
-            connection.request("POST", "/score", body, {"Content-Type": "application/json"})
-            response = connection.getresponse()
-            response.read()
+            while True:
+                connection.request("POST", "/score", body, {"Content-Type": "application/json"})
+                response = connection.getresponse()
+                response.read()
+                if response.status != TOO_MANY:
+                    break
+                time.sleep(float(response.headers["Retry-After"]))
             answered[place] += response.status == 200
         connection.close()
 

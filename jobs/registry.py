@@ -44,6 +44,7 @@ JOBS: dict[str, str] = {
     "promote_champion": "jobs.promotion.promote",
     "confirm_serving": "jobs.promotion.confirm",
     "roll_back": "jobs.promotion.roll_back",
+    "check_champion": "jobs.promotion.check_champion",
     "compare_served": "jobs.monitoring.compare_served",
     "measure_drift": "jobs.monitoring.drift",
     "measure_performance": "jobs.monitoring.performance",

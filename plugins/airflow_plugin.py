@@ -13,7 +13,7 @@ from plugins.links import REPORTS, ReportLink
 
 
 def _reports_app() -> FastAPI:
-    """Serves Data Docs and drift reports, which are files."""
+    """Serves Data Docs, drift reports and the pages of promotions, which are files."""
     folder = settings().reports
     folder.mkdir(parents=True, exist_ok=True)
     app = FastAPI(title="Sluice reports", docs_url=None, redoc_url=None, openapi_url=None)

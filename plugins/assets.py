@@ -16,19 +16,19 @@ FEATURES = Asset("features", group="sluice")
 # the monitor asks for a new model; `extra` holds the day and the reason
 RETRAINING_REQUESTED = Asset("retraining_requested", group="sluice")
 
-# a person or a job has set the alias `challenger` in MLflow
-CHALLENGER = Asset(
-    "challenger_alias",
-    group="sluice",
-    watchers=[
-        AssetWatcher(
-            name="mlflow_alias",
-            trigger=AliasTrigger(
-                registry_uri=settings().mlflow_uri,
-                model_name=settings().model_name,
-                alias="challenger",
-                poll_seconds=policy_of(settings()).serving.alias_poll_seconds,
-            ),
-        )
-    ],
-)
+
+def _alias(alias: str) -> Asset:
+    """A person or a job has set an alias in MLflow; the event's payload is the version."""
+    trigger = AliasTrigger(
+        registry_uri=settings().mlflow_uri,
+        model_name=settings().model_name,
+        alias=alias,
+        poll_seconds=policy_of(settings()).serving.alias_poll_seconds,
+    )
+    return Asset(
+        f"{alias}_alias", group="sluice", watchers=[AssetWatcher(name="mlflow_alias", trigger=trigger)]
+    )
+
+
+CHALLENGER = _alias("challenger")
+CHAMPION = _alias("champion")

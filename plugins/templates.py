@@ -19,7 +19,7 @@ TRAINING_DAY = (
 )
 TRAINING_REASON = "{{ params.reason or (" + _EVENT + ".reason if triggering_asset_events else 'weekly') }}"
 
-# promotion: typed in, else the version under the alias that moved
+# promotion: typed in, else the version to which the alias was moved
 OFFERED_VERSION = (
     "{{ params.version or (" + _EVENT + ".payload.version if triggering_asset_events else '') }}"
 )

@@ -106,7 +106,8 @@ def traffic(
                 "variant": variant if champion or mine else "rules", "step": step,
                 "score": None if failed else float(score), "decision": "approve", "rule": "",
                 "error": failed, "latency_ms": float(generator.lognormal(1, 0.4)) + delay_ms * mine,
-                "served_at": start + timedelta(milliseconds=number), "features": "{}",
+                "served_at": start + timedelta(milliseconds=number), "feature_version": FEATURE_VERSION,
+                "would_be": "", "features": None,
             })  # fmt: skip
     lake_of(settings).append(PREDICTIONS, pa.Table.from_pylist(rows, PREDICTIONS.schema))
 

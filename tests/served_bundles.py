@@ -113,6 +113,13 @@ def registry_in(folder: Path) -> str:
     return f"sqlite:///{folder / 'mlflow.db'}"
 
 
+def artifacts_of(registry: str) -> str | None:
+    """Where the artifacts of a registry in a folder lie; a server has a place of its own."""
+    if not registry.startswith("sqlite:///"):
+        return None
+    return (Path(registry.removeprefix("sqlite:///")).parent / "artifacts").as_uri()
+
+
 def register(
     settings: Settings, bundle: Path, tags: Mapping[str, str] | None = None
 ) -> tuple[MlflowClient, str]:
@@ -121,12 +128,11 @@ def register(
     from mlflow.exceptions import MlflowException
 
     client = MlflowClient(settings.mlflow_uri, settings.mlflow_uri)
-    place = Path(settings.mlflow_uri.removeprefix("sqlite:///")).parent / "artifacts"
     known = client.get_experiment_by_name("serving")
     experiment = (
         known.experiment_id
         if known
-        else client.create_experiment("serving", artifact_location=place.as_uri())
+        else client.create_experiment("serving", artifact_location=artifacts_of(settings.mlflow_uri))
     )
     run = client.create_run(experiment)
     client.log_artifacts(run.info.run_id, str(bundle), "model/artifacts/bundle")
@@ -155,9 +161,18 @@ class PlainFeatures:
 
     def vector(self, event: Event) -> list[float]:
         self.asked.append(event)
+        return self.peek(event)
+
+    def peek(self, event: Event) -> list[float]:
         if self.broken:
             raise ConnectionError("the store is down")
         return [event.amount_minor / 100, float(event.terminal_id % 2), math.nan]
+
+    def last_known(self, event: Event) -> list[float] | None:
+        return None
+
+    def troubles(self) -> dict[str, str]:
+        return {"online": "the store is down" if self.broken else ""}
 
     def close(self) -> None:
         self.closed = True

@@ -12,6 +12,7 @@ from jobs.conf.policy import Training
 from jobs.conf.settings import Settings, load_settings
 from jobs.features.declarations import FEATURE_VERSION, MODEL_FEATURES
 from jobs.training.frame import FrameFacts, check_roles, split_days, with_training_labels
+from jobs.training.origin import ORIGIN_FILE, origin_of
 from jobs.training.run_folder import RunFolder
 
 DAY = date(2026, 3, 1)
@@ -84,6 +85,7 @@ def made_run(settings: Settings, run: str, rows: pd.DataFrame, drill: str = "non
         column_digests={},
     )
     folder.write_facts("frame.json", facts)
+    folder.write_facts(ORIGIN_FILE, origin_of(settings))
     folder.write_facts("labels.json", {"digest": "0" * 32, "rows": len(rows)})
     folder.write_frame("frame.parquet", frame)
     return folder

@@ -5,10 +5,10 @@ from __future__ import annotations
 from datetime import date
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import yaml
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from jobs.conf.settings import Settings
 from jobs.core import SluiceError, StrictModel
@@ -161,20 +161,37 @@ class CanaryStep(StrictModel):
 
 
 class Canary(StrictModel):
+    mode: Literal["steps", "blue_green"]
     steps: tuple[CanaryStep, ...] = Field(min_length=1)
     requests: int = Field(ge=1)
     poll_seconds: float = Field(gt=0)
+    alpha: float = Field(gt=0, lt=1)
     error_rate_max: float = Share
     latency_ratio_max: float = Field(gt=1)
     score_psi_max: float = Field(gt=0)
+    agreement_min: float = Field(ge=0.5, lt=1)
+    decision_ratio_max: float = Field(gt=1)
+    calibration_ratio_max: float = Field(gt=1)
     sample_ratio_p_value: float = Field(gt=0, lt=1)
     salt: str = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _up_to_everybody(self) -> Self:
+        percents = [step.percent for step in self.steps]
+        if percents != sorted(set(percents)) or percents[-1] != 100:
+            raise ValueError("steps must rise and end at 100 percent")
+        return self
 
 
 class Rules(StrictModel):
     deny_customers: tuple[int, ...] = ()
     deny_terminals: tuple[int, ...] = ()
     amount_cap_minor: int = Field(gt=0)
+    customer_count_5m_max: int = Field(ge=1)
+    customer_count_1h_max: int = Field(ge=1)
+    customer_amount_5m_max_minor: int = Field(gt=0)
+    customer_amount_1h_max_minor: int = Field(gt=0)
+    new_pair_amount_max_minor: int = Field(gt=0)
 
 
 class Backfill(StrictModel):
@@ -187,8 +204,31 @@ class Backfill(StrictModel):
     reversible_days: int = Field(ge=1)
 
 
+class PredictionLogLimits(StrictModel):
+    append_seconds: float = Field(gt=0, le=60)
+    spool_mb: int = Field(ge=16)
+
+
 class Serving(StrictModel):
     alias_poll_seconds: float = Field(gt=0, le=5)
+    holdout_share: float = Share
+    requests_per_second: int = Field(ge=1)
+    clients_max: int = Field(ge=1)
+    batch_rows_max: int = Field(ge=1)
+    body_bytes_max: int = Field(ge=1024)
+    body_seconds: float = Field(gt=0)
+    answer_seconds: float = Field(gt=0)
+    explain_seconds: float = Field(gt=0)
+    reasons: int = Field(ge=1)
+    last_known_customers: int = Field(ge=0)
+    drain_seconds: float = Field(ge=0)
+    log: PredictionLogLimits
+
+    @model_validator(mode="after")
+    def _batches_fit(self) -> Serving:
+        if self.batch_rows_max > self.requests_per_second:
+            raise ValueError("batch_rows_max is above requests_per_second: such a batch would never pass")
+        return self
 
 
 class Retention(StrictModel):

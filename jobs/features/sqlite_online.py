@@ -27,6 +27,7 @@ from jobs.features.packed import EPOCH, MARK, Layout, layout_of, table_of
 from jobs.features.packed_store import PackedOnlineStore
 
 BUSY_SECONDS = 30
+REQUEST_SECONDS = 0.5  # a reader waits only where the file is locked as a whole; a request cannot
 CHUNK = 4000  # rows of one transaction: some ten milliseconds
 SAME = f"substr(excluded.row, 1, {MARK}) = substr(row, 1, {MARK})"
 
@@ -144,8 +145,9 @@ class NewestSqliteOnlineStore(PackedOnlineStore):
             path = self._path(config)
             path.parent.mkdir(parents=True, exist_ok=True)
             with _explained(path):
+                waits = REQUEST_SECONDS if use == "read" else BUSY_SECONDS
                 connection = sqlite3.connect(
-                    path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
+                    path, timeout=waits, isolation_level=None, check_same_thread=False
                 )
                 connection.execute("PRAGMA journal_mode = WAL")
                 connection.execute("PRAGMA synchronous = NORMAL")

@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 from jobs.core import SluiceError
 from jobs.lake.ranges import create, replace_range
 from jobs.lake.storage import TableMissing, remove_all
-from jobs.lake.store import Lake, Layer
+from jobs.lake.store import Lake, Layer, Once
 from jobs.lake.tables import Table
 
 FOLDER = "_staging"
@@ -128,7 +128,7 @@ class StagedLake(Lake):
         self._require(table, partition)
         return self.staging.replace_where(table, rows, predicate, partition)
 
-    def append(self, table: Table, rows: pa.Table) -> None:
+    def append(self, table: Table, rows: pa.Table, once: Once | None = None) -> bool:
         raise SluiceError(f"table {table.name}: a backfill replaces days, it does not append")
 
     def _require(self, table: Table, partition: str) -> None:

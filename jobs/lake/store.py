@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
-from deltalake import CommitProperties, DeltaTable, write_deltalake
+from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 
 from jobs.conf.settings import Settings
 from jobs.core import SluiceError
@@ -42,6 +42,13 @@ class Layer(NamedTuple):
     path: str
     version: int
     without: tuple[str, str] | None = None  # partitions that do not count: the first and the last
+
+
+class Once(NamedTuple):
+    """The name of an append that must not happen twice; a writer's numbers grow from 1."""
+
+    writer: str
+    number: int
 
 
 class Lake:
@@ -183,19 +190,27 @@ class Lake:
             )
             return int(delta.version())
 
-    def append(self, table: Table, rows: pa.Table) -> None:
-        """Append rows in one commit: for logs, which have no re-run.
+    def append(self, table: Table, rows: pa.Table, once: Once | None = None) -> bool:
+        """Append rows in one commit: for logs, which have no re-run. False where the table has them already.
 
+        `once` names the rows: the table remembers the last number of each writer, and takes no number twice.
         Nothing fails after the commit: an error there would make the caller write the rows again.
         """
         rows, written = conform(table, rows), False
+        names = [Transaction(once.writer, once.number)] if once else None
         try:
             with self.writing(table), self.explained(table):
-                write_deltalake(self.made(table), rows, mode="append")
+                delta = self.made(table)
+                if once and (delta.transaction_version(once.writer) or 0) >= once.number:
+                    return False
+                write_deltalake(
+                    delta, rows, mode="append", commit_properties=CommitProperties(app_transactions=names)
+                )
                 written = True
         except LeaseLost:
             if not written:
                 raise
+        return True
 
     @contextmanager
     def writing(self, table: Table) -> Iterator[None]:
@@ -302,6 +317,11 @@ class ContentDigest:
     def add(self, rows: pa.Table | pa.RecordBatch) -> None:
         chosen = rows.select(sorted(rows.schema.names))
         frame = chosen.to_pandas(date_as_object=False, types_mapper=WHOLE.get)
+        for field in chosen.schema:
+            if pa.types.is_list(field.type):  # pandas hashes no lists; a gap among numbers is NaN
+                frame[field.name] = [
+                    None if each is None else each.tobytes().hex() for each in frame[field.name]
+                ]
         # not by categories: pandas takes a text and the same with a zero byte behind it for one
         hashes = pd.util.hash_pandas_object(frame, index=False, categorize=False).to_numpy(dtype=np.uint64)
         self.rows += len(frame)

@@ -93,12 +93,15 @@ MERGED_LABELS = Table(
 
 PREDICTIONS = Table(
     "predictions",
-    "prediction log: one row per answer and one per shadow score; day is the event's day",
+    "prediction log: one row per answer and one per shadow score; day is the event's day; features are the "
+    "model's in the order in which feature_version declares them, a gap is null, as is the list of an answer "
+    "without features; would_be is the decision that a holdout row would have had",
     _schema(day=pa.date32(), request_id=pa.string(), transaction_id=pa.int64(), event_time=TIMESTAMP,
             customer_id=pa.int64(), terminal_id=pa.int64(), amount_minor=pa.int64(),
             model_version=pa.string(), variant=pa.string(), step=pa.string(), score=pa.float64(),
             decision=pa.string(), rule=pa.string(), error=pa.string(), latency_ms=pa.float64(),
-            served_at=TIMESTAMP, features=pa.string()),
+            served_at=TIMESTAMP, feature_version=pa.string(), would_be=pa.string(),
+            features=pa.list_(pa.field("element", pa.float64()))),
     key=("request_id", "variant"),
 )  # fmt: skip
 

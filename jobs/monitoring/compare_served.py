@@ -37,8 +37,8 @@ from jobs.core import (
 from jobs.features.declarations import ENTITIES, FEATURES, MODEL_FEATURES, STORED_FEATURES
 from jobs.features.history import historical_features
 from jobs.lake.store import lake_of
-from jobs.lake.tables import PREDICTIONS, TRANSACTIONS
-from jobs.monitoring.features_logged import with_features
+from jobs.lake.tables import TRANSACTIONS
+from jobs.monitoring.features_logged import LOGGED, logged_rows, of_this_version, with_features
 
 READS = ("predictions", "transactions", "customer_features", "terminal_features", "transaction_velocity")
 WRITES = ("served_comparison",)
@@ -103,17 +103,10 @@ def _worst(served: pd.Series, offline: pd.Series) -> float:
 
 def first_answers(predictions: pd.DataFrame) -> pd.DataFrame:
     """One row for each transaction of the log: its first request's, an answer rather than its shadow."""
-    rows = predictions[predictions["features"].fillna("").ne("")]
+    rows = predictions[predictions["features"].notna()]
     rows = rows.assign(shadow=rows["variant"].eq(SHADOW)).sort_values(["shadow", "served_at"], kind="stable")
     rows = rows.drop_duplicates("request_id").sort_values("served_at", kind="stable")
-    return rows.drop_duplicates("transaction_id")[["transaction_id", "features"]]
-
-
-def same_declaration(answers: pd.DataFrame) -> pd.DataFrame:
-    """The answers that were made from the features as they are declared now."""
-    names = set(MODEL_FEATURES)
-    known = [json.loads(text).keys() == names for text in answers["features"]]
-    return answers[np.array(known, dtype=bool)]
+    return rows.drop_duplicates("transaction_id")[["transaction_id", *LOGGED]]
 
 
 def examples(events: pd.DataFrame, served: pd.DataFrame, offline: pd.DataFrame) -> list[dict[str, object]]:
@@ -175,13 +168,13 @@ def run(params: Params, settings: Settings) -> Receipt:
     """Compare the day, keep the evidence, close the gate where too many rows differ."""
     watch = Stopwatch()
     lake, day = lake_of(settings), params.day
-    logged = ["request_id", "transaction_id", "variant", "served_at", "features"]
-    answers = first_answers(lake.read(PREDICTIONS, first=day, last=day, columns=logged).to_pandas())
-    usable = same_declaration(answers)
+    logged = ["request_id", "transaction_id", "variant", "served_at"]
+    answers = first_answers(logged_rows(lake, day, day, logged))
+    usable = answers[of_this_version(answers)]
     published = lake.read(TRANSACTIONS, first=day, last=day, columns=EVENT).to_pandas()
     events = published.merge(usable, on="transaction_id", validate="one_to_one").sort_values("transaction_id")
     names = list(MODEL_FEATURES)
-    served = with_features(events[["features"]], MODEL_FEATURES)[names]
+    served = with_features(events[LOGGED])
     offline = historical_features(events[EVENT], settings)[names] if len(events) else served
     offline, before_publication = by_the_rows_before(events, served, offline, params.day, settings)
     differences = compare(served, offline)

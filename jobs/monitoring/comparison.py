@@ -254,6 +254,9 @@ def compare_column(
         there = ~np.isnan(actual)
         masks = {group: (first, second[there]) for group, (first, second) in (masks or {}).items()}
         actual = actual[there]  # an answer of another version has no score of this one
+        if actual.size < policy.minimum_rows:
+            detail = f"{actual.size} scores, needed {policy.minimum_rows}"
+            return Figure(metric=_metric(name), subject=name, status=UNKNOWN, detail=detail)
     if np.isnan(expected[kept]).all() or actual.size == 0 or np.isnan(actual).all():
         return _without_values(name, expected[kept], actual)
     edges = statistics.quantile_edges(expected[kept], policy.bins if name != SCORE else policy.score_buckets)

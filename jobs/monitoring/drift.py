@@ -18,11 +18,10 @@ from jobs.conf.contract import contract_of
 from jobs.conf.policy import policy_of
 from jobs.conf.settings import Settings
 from jobs.core import DayParams, Receipt, Stopwatch
-from jobs.features.declarations import MODEL_FEATURES
 from jobs.lake.store import Lake, lake_of
-from jobs.lake.tables import PREDICTIONS, TRANSACTIONS
+from jobs.lake.tables import TRANSACTIONS
 from jobs.monitoring.comparison import SCORE, measure, reference_days
-from jobs.monitoring.features_logged import with_features
+from jobs.monitoring.features_logged import LOGGED, logged_rows, of_this_version, with_features
 from jobs.monitoring.figures import (
     DRIFT,
     INVESTIGATE,
@@ -51,14 +50,13 @@ class Params(DayParams):
 def live_rows(lake: Lake, day: date, version: str) -> pd.DataFrame:
     """One row per transaction of the day with the features of its answer, and the version's score."""
     columns = ["transaction_id", "event_time", "amount_minor", "variant", "model_version", "score",
-               "error", "served_at", "features"]  # fmt: skip
-    rows = lake.read(PREDICTIONS, first=day, last=day, columns=columns).to_pandas()
-    rows = rows[rows["variant"].isin(VARIANTS) & rows["features"].fillna("").ne("")]
-    rows = rows[rows["error"].fillna("").eq("")]
+               "error", "served_at"]  # fmt: skip
+    rows = logged_rows(lake, day, day, columns)
+    rows = rows[rows["variant"].isin(VARIANTS) & rows["error"].fillna("").eq("")]
+    rows = rows[of_this_version(rows)]
     rows = rows.sort_values("served_at").drop_duplicates("transaction_id", keep="last")
     rows[SCORE] = rows["score"].where(rows["model_version"].eq(version))
-    kept = rows[["event_time", "amount_minor", SCORE, "features"]].reset_index(drop=True)
-    return with_features(kept, MODEL_FEATURES)
+    return with_features(rows[["event_time", "amount_minor", SCORE, *LOGGED]].reset_index(drop=True))
 
 
 def history_start(lake: Lake, settings: Settings) -> date:

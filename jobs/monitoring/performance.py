@@ -35,10 +35,9 @@ from jobs.evaluation.labels import (
 )
 from jobs.evaluation.metrics import Ranking, recall_at_fpr
 from jobs.evaluation.slices import SLICES
-from jobs.features.declarations import MODEL_FEATURES
 from jobs.lake.store import Lake, lake_of
-from jobs.lake.tables import LABELS, PREDICTIONS, TRANSACTIONS
-from jobs.monitoring.features_logged import with_features
+from jobs.lake.tables import LABELS, TRANSACTIONS
+from jobs.monitoring.features_logged import logged_rows, with_features
 from jobs.monitoring.figures import (
     ALERT,
     INVESTIGATE,
@@ -86,12 +85,12 @@ def known_frauds(lake: Lake, labels: pd.DataFrame, earliest: date, end: pd.Times
 def live_rows(lake: Lake, version: str, first: date, last: date) -> pd.DataFrame:
     """One answer of the version per transaction of the days, with amount and features."""
     columns = ["day", "transaction_id", "customer_id", "event_time", "amount_minor", "model_version",
-               "variant", "score", "error", "served_at", "features"]  # fmt: skip
-    rows = lake.read(PREDICTIONS, first=first, last=last, columns=columns).to_pandas()
+               "variant", "score", "error", "served_at"]  # fmt: skip
+    rows = logged_rows(lake, first, last, columns)
     rows = rows[rows["model_version"].eq(version) & rows["variant"].isin(VARIANTS)]
     rows = rows[rows["error"].fillna("").eq("") & rows["score"].notna()]
     rows = rows.sort_values("served_at").drop_duplicates("transaction_id", keep="last")
-    return with_features(rows.reset_index(drop=True), MODEL_FEATURES)
+    return with_features(rows.reset_index(drop=True))
 
 
 def pr_auc(rows: pd.DataFrame, weights: Weights | None) -> float:

@@ -38,6 +38,7 @@ from jobs.promotion.record import (
     write_row,
 )
 from jobs.promotion.state import VersionState
+from jobs.promotion.timeline import save_page
 from jobs.serving.bundle import ModelBundle
 from jobs.serving.bundles import fetch_bundle
 from jobs.training.bundle_writer import bundle_digest
@@ -147,7 +148,8 @@ def run(params: Params, settings: Settings) -> Receipt:
         if state and not _trusted(state, aliases, champion_problem):
             _mark_refused(client, name, state, promotion, verdict)
         registry.remove_alias(client, name, registry.CHALLENGER, params.version)
-        raise GateClosed(verdict, f"check_challenger version {params.version}")
+        report = save_page(settings, promotion, [row])
+        raise GateClosed(verdict, f"check_challenger version {params.version}", report)
     _offer(client, name, state, promotion)
     offered = registry.read_version(client, name, params.version) or state
     return _receipt(offered, champion, settings, watch, verdict.reason)

@@ -1,4 +1,4 @@
-"""The scoring service answers with the new champion: the last look of a promotion.
+"""The scoring service answers with the champion that it should: the last look of a promotion, or rollback.
 
 In: the version. Out: a receipt with what the service says of itself.
 Errors: SluiceError where the service cannot be asked, or follows another version after CONFIRM_SECONDS.
@@ -22,13 +22,15 @@ CONFIRM_SECONDS = 10.0  # a service follows an alias within 5 s
 
 
 class Params(JobParams):
-    version: str = Field(pattern=r"^\d+$", description="version that must be the champion in service")
+    version: str = Field(
+        "", pattern=r"^\d*$", description="version that must be the champion in service; empty: none"
+    )
 
 
 def run(params: Params, settings: Settings) -> Receipt:
     watch = Stopwatch()
     where = f"confirm_serving version {params.version}"
-    while (champion := served_champion(settings, where)) != params.version:
+    while (champion := served_champion(settings, where) or "") != params.version:
         if watch.seconds > CONFIRM_SECONDS:
             raise SluiceError(
                 f"{where}: {settings.scoring_uri} serves version {champion or 'none'} still; "
@@ -38,7 +40,7 @@ def run(params: Params, settings: Settings) -> Receipt:
     return Receipt(
         job="confirm_serving",
         table="confirmation",
-        partition=params.version,
+        partition=params.version or "none",
         seconds=watch.seconds,
         facts={"champion": champion, "scoring_uri": settings.scoring_uri},
     )

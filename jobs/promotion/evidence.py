@@ -1,11 +1,12 @@
 """Evidence of a promotion step, read from the prediction log and the versions' own test rows.
 
-In: the promotion's version and times. Out: `StepEvidence`. Times are wall time (`served_at`): the events'
-own days say nothing about when a model answered.
+In: the promotion's version and times, chargebacks that are known by now. Out: `StepEvidence`. Times are wall
+time (`served_at`): the events' own days say nothing about when a model answered.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import UTC, datetime
 
 import numpy as np
@@ -16,15 +17,16 @@ import pyarrow.compute as pc
 from jobs.conf.settings import Settings
 from jobs.core import SluiceError
 from jobs.lake.store import Lake, lake_of
-from jobs.lake.tables import PREDICTIONS
+from jobs.lake.tables import LABELS, PREDICTIONS
 from jobs.monitoring.reference import load_reference
 from jobs.monitoring.statistics import Floats, as_floats
+from jobs.promotion.customer_checks import BLOCK
+from jobs.promotion.look import StepEvidence
 from jobs.promotion.state import SHADOW_STEP, VersionState
-from jobs.promotion.verdict import StepEvidence
 
-COLUMNS = ["request_id", "customer_id", "model_version", "variant", "step", "score", "error",
-           "latency_ms", "served_at"]  # fmt: skip
-SHADOW, CANARY = "shadow", "canary"
+COLUMNS = ["request_id", "transaction_id", "customer_id", "model_version", "variant", "step", "score",
+           "decision", "rule", "error", "latency_ms", "served_at"]  # fmt: skip
+SHADOW, HOLDOUT = "shadow", "holdout"
 
 
 def log_since(lake: Lake, since: datetime) -> pd.DataFrame:
@@ -39,14 +41,36 @@ def log_since(lake: Lake, since: datetime) -> pd.DataFrame:
     return pd.DataFrame(found.to_pandas())
 
 
-def prepared(rows: pd.DataFrame, since: datetime) -> pd.DataFrame:
-    """The columns that the verdict needs."""
+def known_frauds(lake: Lake, transactions: pd.Series) -> set[int]:
+    """Those of the transactions that somebody has disputed by now; a later correction counts."""
+    if transactions.empty or not lake.exists(LABELS):
+        return set()
+    asked = pa.array(transactions.unique(), pa.int64())
+    with lake.explained(LABELS):
+        labels = lake.delta(LABELS).to_pyarrow_dataset()
+        found = labels.to_table(
+            columns=["transaction_id", "available_at", "is_fraud"],
+            filter=pc.field("transaction_id").isin(asked),
+        ).to_pandas()
+    latest = found.sort_values("available_at", kind="stable").drop_duplicates("transaction_id", keep="last")
+    return {int(number) for number in latest.loc[latest["is_fraud"].eq(1), "transaction_id"]}
+
+
+def prepared(rows: pd.DataFrame, since: datetime, frauds: Collection[int] = ()) -> pd.DataFrame:
+    """The columns that the verdict needs, see look.no_rows."""
     error = rows["error"].fillna("").astype(str)
     score = as_floats(rows["score"])
+    # a block that was let through to learn from it is a block all the same: that is what was decided
+    held_out = rows["variant"].eq(HOLDOUT)
+    decision = rows["decision"].fillna("").astype(str).mask(held_out, BLOCK)
     return rows.assign(
         score=np.where(error.eq(""), score, np.nan),
         failed=(error.ne("") | np.isnan(score)).astype(float),
         seconds=(pd.to_datetime(rows["served_at"], utc=True) - since).dt.total_seconds(),
+        decision=decision,
+        ruled=rows["rule"].fillna("").astype(str).ne("").astype(float),
+        passed=(decision.ne(BLOCK) | held_out).astype(float),
+        disputed=rows["transaction_id"].isin(frauds).astype(float),
     )
 
 
@@ -74,15 +98,18 @@ def gather(
     now: datetime,
 ) -> StepEvidence:
     """What is known about a step now."""
-    rows = prepared(log_since(lake_of(settings), promotion_started), step_started)
-    rows = rows[rows["step"].ne("")]
-    shadow = rows[rows["variant"].eq(SHADOW) & rows["model_version"].eq(state.version)]
-    here = rows[rows["step"].eq(step) & (rows["seconds"] >= 0)]
-    mine = here[here["variant"].eq(CANARY)]
+    log = log_since(lake_of(settings), promotion_started)
+    log = log[log["step"].ne("")]
+    running = log[log["step"].eq(step)]["transaction_id"]
+    rows = prepared(log, step_started, known_frauds(lake_of(settings), running))
+    # a holdout row belongs to the version that scored it
+    own, in_shadow = rows["model_version"].eq(state.version), rows["variant"].eq(SHADOW)
+    shadow = rows[in_shadow & own]
+    present = rows["step"].eq(step) & (rows["seconds"] >= 0)
+    mine = rows[present & own & ~in_shadow]
     # where the canary failed, the champion answered in its place: that row is the canary's doing
-    others = ~here["variant"].isin([SHADOW, CANARY]) & ~here["request_id"].isin(mine["request_id"])
-    answers = here[others]
-    earlier = rows[~rows["step"].eq(step) & ~rows["variant"].isin([SHADOW, CANARY])]
+    answers = rows[present & ~own & ~in_shadow & ~rows["request_id"].isin(mine["request_id"])]
+    earlier = rows[rows["step"].ne(step) & ~own & ~in_shadow]
     if champion is not None:
         answers = answers[answers["model_version"].eq(champion.version)]
         earlier = earlier[earlier["model_version"].eq(champion.version)]

@@ -14,12 +14,13 @@ from datetime import datetime
 
 from pydantic import Field
 
-from jobs.conf.policy import policy_of
+from jobs.conf.policy import Policy, policy_of
 from jobs.conf.settings import Settings
 from jobs.core import Check, GateClosed, JobParams, Outcome, Receipt, SluiceError, Stopwatch, Verdict
 from jobs.lake.store import lake_of
 from jobs.promotion import state as registry
 from jobs.promotion.evidence import gather, utc_now
+from jobs.promotion.look import StepEvidence, latest_look, step_alpha
 from jobs.promotion.record import (
     StepRow,
     evidence_text,
@@ -33,9 +34,10 @@ from jobs.promotion.record import (
 from jobs.promotion.roll_back import withdraw
 from jobs.promotion.start_step import known_step, known_version
 from jobs.promotion.state import VersionState
-from jobs.promotion.verdict import StepEvidence, judge
+from jobs.promotion.timeline import save_page
+from jobs.promotion.verdict import judge
 
-READS: tuple[str, ...] = ("registry", "predictions", "reference")
+READS: tuple[str, ...] = ("registry", "predictions", "labels", "reference")
 WRITES: tuple[str, ...] = ("promotion_steps",)
 
 
@@ -81,15 +83,17 @@ def run(params: Params, settings: Settings) -> Receipt:
     if champion_problem:
         held = Check(name="champion", outcome=Outcome.INCONCLUSIVE, detail=champion_problem)
         verdict = Verdict.of([held, *verdict.checks])
-    row = _row(params, state, verdict, evidence, started, now)
+    row = _row(params, state, verdict, evidence, policy, started, now)
     if verdict.outcome is Outcome.INCONCLUSIVE:
         return _receipt(params, state, row, watch)
     if verdict.outcome is Outcome.FAIL:
         # the record may wait for a lake that does not answer, customers may not
         withdraw(client, name, params.version, f"{params.step}: {verdict.reason}")
         write_row(lake, row)
-        raise GateClosed(verdict, where)
-    return _receipt(params, state, row, watch, write_row(lake, row))
+        raise GateClosed(verdict, where, save_page(settings, row.promotion, read_rows(lake, row.promotion)))
+    version = write_row(lake, row)
+    report = save_page(settings, row.promotion, read_rows(lake, row.promotion))
+    return _receipt(params, state, row, watch, version, report)
 
 
 def _started(state: VersionState, step: str, where: str) -> datetime:
@@ -104,6 +108,7 @@ def _row(
     state: VersionState,
     verdict: Verdict,
     evidence: StepEvidence,
+    policy: Policy,
     started: datetime,
     now: datetime,
 ) -> StepRow:
@@ -122,13 +127,20 @@ def _row(
             {
                 "champion_customers": int(evidence.champion["customer_id"].nunique()),
                 "challenger_customers": int(evidence.challenger["customer_id"].nunique()),
+                "look": latest_look(evidence, policy).number,
+                "alpha": step_alpha(policy),
             },
         ),
     )
 
 
 def _receipt(
-    params: Params, state: VersionState, row: StepRow, watch: Stopwatch, version: int = -1
+    params: Params,
+    state: VersionState,
+    row: StepRow,
+    watch: Stopwatch,
+    version: int = -1,
+    report: str = "",
 ) -> Receipt:
     facts = {
         "outcome": row.outcome,
@@ -140,6 +152,7 @@ def _receipt(
         "challenger_requests": row.challenger_requests,
         "started_at": row.started_at.isoformat(),
         "decided_at": row.decided_at.isoformat(),
+        "report": report,
     }
     return Receipt(
         job="judge_step", table="promotion_steps" if version >= 0 else "", partition=row.promotion,

@@ -33,7 +33,7 @@ from jobs.promotion.record import (
     write_row,
 )
 from jobs.promotion.start_step import known_version
-from jobs.promotion.timeline import log_timeline
+from jobs.promotion.timeline import log_timeline, save_page
 
 READS: tuple[str, ...] = ("registry", "promotion_steps")
 WRITES: tuple[str, ...] = ("registry", "promotion_steps")
@@ -93,6 +93,7 @@ def run(params: Params, settings: Settings) -> Receipt:
         "promotion_id": promotion,
         "champion": params.version,
         "previous": registry.read_aliases(client, name).get(registry.PREVIOUS, ""),
+        "report": save_page(settings, promotion, read_rows(lake, promotion)) if promotion else "",
     }
     return Receipt(
         job="promote_champion", table="promotion_steps" if version >= 0 else "registry",

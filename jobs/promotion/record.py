@@ -76,7 +76,16 @@ def write_row(lake: Lake, row: StepRow) -> int:
 
 def read_rows(lake: Lake, promotion: str) -> list[StepRow]:
     """The record of one promotion in the order of its decisions."""
-    rows = lake.read(PROMOTIONS, first=promotion, last=promotion).to_pylist()
+    return _in_order(lake.read(PROMOTIONS, first=promotion, last=promotion))
+
+
+def read_all_rows(lake: Lake) -> list[StepRow]:
+    """The record of all promotions in the order of the decisions."""
+    return _in_order(lake.read(PROMOTIONS))
+
+
+def _in_order(found: pa.Table) -> list[StepRow]:
+    rows = found.to_pylist()
     return sorted((StepRow.model_validate(row) for row in rows), key=lambda row: row.decided_at)
 
 

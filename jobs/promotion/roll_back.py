@@ -1,8 +1,10 @@
 """Take a version out of traffic: all of it is on the champion, or on the champion before, at once.
 
-In: the version and why. Out: the alias `challenger` gone from it; where it is champion, `champion` back on
-the version of `previous`; tags rolled_back and the reason; a row of the record. Doing it twice is the same
-as doing it once: the first reason stays.
+In: the version and why; without a version the challenger that is running, else the champion. Out: the alias
+`challenger` gone from it; where it is champion, `champion` back on the version of `previous`; tags
+rolled_back and the reason; a row of the record, and the promotion's page. Doing it twice is the same
+as doing it once: the first reason stays, and without a version nothing more is taken back after a rollback
+until a version is promoted. A dry run says what would be taken back.
 With a promotion's id it takes back that promotion only, while it is under way: it never touches a version
 that was not offered, was refused, or is champion for good.
 Errors: SluiceError where there is no such version, where it is champion and nothing came before it, or where
@@ -18,24 +20,29 @@ from pydantic import Field
 
 from jobs.conf.settings import Settings
 from jobs.core import JobParams, Receipt, SluiceError, Stopwatch
-from jobs.lake.store import lake_of
+from jobs.lake.store import Lake, lake_of
 from jobs.promotion import state as registry
-from jobs.promotion.record import ROLL_BACK_ROW, StepRow, read_rows, write_row
-from jobs.promotion.timeline import log_timeline
+from jobs.promotion.record import PROMOTE_ROW, ROLL_BACK_ROW, StepRow, read_all_rows, read_rows, write_row
+from jobs.promotion.timeline import log_timeline, save_page
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 NO_PROMOTION = "none"  # what a caller passes whose check offered nothing
 
-READS: tuple[str, ...] = ("registry",)
+READS: tuple[str, ...] = ("registry", "promotion_steps")
 WRITES: tuple[str, ...] = ("registry", "promotion_steps")
 
 
 class Params(JobParams):
-    version: str = Field(pattern=r"^\d+$", description="version to take out of traffic")
+    version: str = Field(
+        "",
+        pattern=r"^\d*$",
+        description="version to take out of traffic; empty: the running challenger, else the champion",
+    )
     reason: str = Field(min_length=1, description="why, for the record")
     promotion_id: str = Field("", description="only while this promotion is under way; empty: by hand")
+    dry_run: bool = Field(False, description="say what would be taken back, change nothing")
 
 
 def withdraw(client: MlflowClient, name: str, version: str, reason: str) -> bool:
@@ -101,10 +108,58 @@ def nothing_to_take_back(state: registry.VersionState | None, promotion: str) ->
     return ""
 
 
+def version_in_traffic(client: MlflowClient, name: str, lake: Lake) -> str:
+    """The version that somebody means who names none; empty where the last one was taken back already.
+
+    Raises:
+        SluiceError: there is neither challenger nor champion.
+    """
+    aliases = registry.read_aliases(client, name)
+    challenger, champion = aliases.get(registry.CHALLENGER), aliases.get(registry.CHAMPION)
+    if challenger:
+        return challenger
+    if not champion:
+        raise SluiceError(f"roll_back: {name} has neither challenger nor champion: the rules answer alone")
+    ends = [row for row in read_all_rows(lake) if row.step in (PROMOTE_ROW, ROLL_BACK_ROW)]
+    recorded = {row.promotion for row in ends if row.step == ROLL_BACK_ROW}
+    for state in registry.read_versions(client, name):
+        record, promotion = state.tag(registry.TAG_PROMOTION), state.tag(registry.TAG_PROMOTION_ID)
+        half = record == registry.ROLLED_BACK and promotion and promotion not in recorded
+        if record in registry.UNDER_WAY or half:
+            return state.version  # a rollback of it was cut off: the next try ends it
+    promoted_last = not ends or (ends[-1].step, ends[-1].model_version) == (PROMOTE_ROW, champion)
+    return champion if promoted_last else ""
+
+
 def run(params: Params, settings: Settings) -> Receipt:
     watch = Stopwatch()
-    started = datetime.now(UTC)
     client, name, lake = registry.registry_client(settings), settings.model_name, lake_of(settings)
+    if not params.version:
+        if params.promotion_id:
+            raise SluiceError(f"roll_back of promotion {params.promotion_id}: say which version it is about")
+        version = version_in_traffic(client, name, lake)
+        if not version:
+            last = "the last version was taken back already; name the version to take back the champion too"
+            return _untouched(params, last, registry.read_aliases(client, name), watch)
+        params = params.model_copy(update={"version": version})
+    if params.dry_run:
+        aliases = registry.read_aliases(client, name)
+        said = _what_would_happen(params.version, aliases)
+        return _untouched(params, f"dry run: {said}", aliases, watch)
+    return _take_back(params, settings, client, watch)
+
+
+def _what_would_happen(version: str, aliases: dict[str, str]) -> str:
+    if aliases.get(registry.CHALLENGER) == version:
+        return f"challenger {version} would lose its traffic"
+    if aliases.get(registry.CHAMPION) == version:
+        return f"champion {version} would give way to version {aliases.get(registry.PREVIOUS) or 'none'}"
+    return f"version {version} is neither challenger nor champion"
+
+
+def _take_back(params: Params, settings: Settings, client: MlflowClient, watch: Stopwatch) -> Receipt:
+    started = datetime.now(UTC)
+    name, lake = settings.model_name, lake_of(settings)
     if params.promotion_id:
         before = registry.read_version(client, name, params.version)
         nothing = nothing_to_take_back(before, params.promotion_id)
@@ -125,6 +180,7 @@ def run(params: Params, settings: Settings) -> Receipt:
         version = write_row(lake, row)
     if state and rolled_back and version >= 0:
         log_timeline(client, state, read_rows(lake, promotion))
+    report = save_page(settings, promotion, read_rows(lake, promotion)) if promotion else ""
     aliases = registry.read_aliases(client, name)
     if aliases.get(registry.CHAMPION) == params.version:
         raise SluiceError(
@@ -138,6 +194,7 @@ def run(params: Params, settings: Settings) -> Receipt:
         "promotion_id": promotion,
         "reason": reason,
         "champion": aliases.get(registry.CHAMPION, ""),
+        "report": report,
     }
     return Receipt(
         job="roll_back", table="promotion_steps" if version >= 0 else "registry",

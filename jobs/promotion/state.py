@@ -100,8 +100,10 @@ class VersionState(StrictModel):
 
 
 def steps_of(policy: Policy) -> tuple[str, ...]:
-    """All steps of a promotion in their order: shadow, canary_5, …, canary_100."""
-    return (SHADOW_STEP, *(f"{CANARY_PREFIX}{step.percent}" for step in policy.canary.steps))
+    """All steps of a promotion in order: shadow, canary_5, …, canary_100; blue-green has only the last."""
+    canary = policy.canary
+    steps = canary.steps if canary.mode == "steps" else canary.steps[-1:]
+    return (SHADOW_STEP, *(f"{CANARY_PREFIX}{step.percent}" for step in steps))
 
 
 def percent_of(step: str) -> int:

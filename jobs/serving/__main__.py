@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import ipaddress
 import logging
 import os
@@ -12,8 +13,10 @@ from urllib.parse import urlsplit
 
 from jobs.conf.settings import TOKEN, Settings, settings
 from jobs.core import SluiceError
+from jobs.serving.handover import Successor, meeting_place
 
 GRACE_SECONDS = 10
+KEEP_ALIVE_SECONDS = 75  # an idle connection; longer than the clients' own, who then close first
 # MLflow and Feast import these when they can; scoring needs none, and they cost seconds and memory
 UNUSED = ("pyspark", "torch", "xgboost", "airflow")
 
@@ -68,40 +71,58 @@ def listening_socket(host: str, port: int) -> socket.socket:
     return listener
 
 
-def serve(config: Settings, token: str) -> None:
-    """Serve until SIGTERM or SIGINT; the prediction log is written before it ends."""
+def serve(config: Settings, token: str, *, take_over: bool = False) -> None:
+    """Serve until SIGTERM or SIGINT; the prediction log is written before it ends.
+
+    With `take_over` the running service's own socket is used, and it stops once this one is warm.
+    """
     host, port = address_of(config.scoring_uri)
     if not token and not is_loopback(host):
         raise SluiceError(
             f"scoring service: {host} can be reached from outside: set {TOKEN} to a "
             "secret that callers send as a bearer token, or listen on 127.0.0.1"
         )
-    listener = listening_socket(host, port)
+    place = meeting_place(config, port)
+    successor = Successor(place) if take_over else None
+    listener = successor.listener if successor else listening_socket(host, port)
     keep_out()
     import uvicorn
 
+    from jobs.conf.policy import policy_of
     from jobs.serving.app import create_app
+    from jobs.serving.server import Server
 
     # uvicorn stops gracefully and then raises the signal once more, for whoever listened before it
     signal.signal(signal.SIGTERM, lambda _number, _frame: None)
     sys.setswitchinterval(0.0005)  # background threads give way to requests sooner
+    app = create_app(config, token=token)
     options = uvicorn.Config(
-        create_app(config, token=token),
+        app,
         workers=1,
         access_log=False,
         log_level="warning",
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=GRACE_SECONDS,
     )
-    uvicorn.Server(options).run(sockets=[listener])
+    server = Server(options, app.state.service, policy_of(config).serving.drain_seconds)
+    server.hand_over_at(place, listener, successor)
+    server.run(sockets=[listener])
 
 
 def main() -> int:
     """Run the service; 0 after a graceful stop, 1 with one sentence where it cannot start."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    words = argparse.ArgumentParser(prog="python -m jobs.serving", description=__doc__)
+    words.add_argument(
+        "--take-over",
+        action="store_true",
+        help="take the port of the running service, which stops once this one is warm; no request is lost",
+    )
+    take_over: bool = words.parse_args().take_over
     # taken out, so that neither settings nor a child process ever shows it
     token = os.environ.pop(TOKEN, "")
     try:
-        serve(settings(), token)
+        serve(settings(), token, take_over=take_over)
     except SluiceError as error:
         print(f"sluice: {error}", file=sys.stderr)  # noqa: T201
         return 1

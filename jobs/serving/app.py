@@ -1,32 +1,49 @@
 """The HTTP face of the scoring service.
 
-POST /score answers one transaction; /health says that the process lives, /ready that it knows whom to
-serve, /state who answers and what the log holds. Errors: 401 without the token where one is set, 422 with
-the place of what is wrong in a request.
+POST /score answers one transaction, POST /score/batch some, POST /explain says what moved a score.
+GET /health says that the process lives, /ready that it has warmed up and knows whom to serve, /state who
+answers and what the log holds, /metrics the same for Prometheus.
+
+Where SLUICE_TOKEN is set, callers send `Authorization: Bearer SECRET`; /health, /ready and these pages need
+none.
 """
 
 from __future__ import annotations
 
-import secrets
+import asyncio
+import json
+import logging
+import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
-from typing import Annotated
+from typing import Any
 
-from fastapi import Depends, FastAPI, HTTPException, Response
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from fastapi import FastAPI, HTTPException, Response
 from fastapi_offline import FastAPIOffline
+from prometheus_client import CONTENT_TYPE_LATEST
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
 
 from jobs.conf.policy import Policy, policy_of
 from jobs.conf.settings import Settings
 from jobs.lake.store import lake_of
+from jobs.serving.endpoints import REFUSALS, Endpoints, document
 from jobs.serving.follower import Follower
-from jobs.serving.messages import ScoreAnswer, ScoreRequest, ServedRouting
-from jobs.serving.prediction_log import PredictionLog
+from jobs.serving.front import Front
+from jobs.serving.messages import TRANSACTION, Problem, ServedRouting
+from jobs.serving.metrics import Figures, Requests, counter, gauge, served_versions
+from jobs.serving.prediction_log import PredictionLog, spool_of
+from jobs.serving.rate_limit import SlidingWindow
 from jobs.serving.request_features import FeatureSource, StoredFeatures
 from jobs.serving.scoring import Scorer
+from jobs.serving.tokens import Tokens
 
-BEARER = HTTPBearer(auto_error=False, description="only where SLUICE_TOKEN is set")
+LOGGER = logging.getLogger("sluice.serving")
+OPEN = ("/health", "/ready", "/docs", "/openapi.json")  # need no token
+GUARDED = ("/score", "/score/batch", "/explain", "/state", "/metrics")
+WARM_UPS = 20  # rounds: what is imported, compiled or cached at first use is so before the first request
+LOOK_SECONDS = 0.1
 
 
 class Service:
@@ -35,21 +52,34 @@ class Service:
     def __init__(self, settings: Settings, policy: Policy, features: FeatureSource) -> None:
         self.settings = settings
         self.features = features
-        self.log = PredictionLog(lake_of(settings))
+        self.log = PredictionLog(lake_of(settings), spool_of(settings.home), policy.serving.log)
         self.follower = Follower(
             settings, policy, features.names, features.version, each_time=features.connect
         )
         self.scorer = Scorer(lambda: self.follower.state, features, self.log, policy)
+        self.window = SlidingWindow(policy.serving.requests_per_second, policy.serving.clients_max)
+        self.endpoints = Endpoints(self.scorer, lambda: self.follower.state, features, self.window, policy)
+        self.requests = Requests((*OPEN, *GUARDED))
+        self.figures = Figures(self.requests.collect, self.scorer.counts.collect, self._collect)
+        self.draining = asyncio.Event()
+        self.ready = threading.Event()
+        self.warm_first = False  # whether nothing is accepted before it is ready
         self.started = time.monotonic()
+        self._stopping = threading.Event()
+        self._warming = threading.Thread(target=self._warm_up, name="warm-up", daemon=True)
 
     def start(self) -> None:
         self.log.start()
         self.scorer.start()
         self.follower.start()
+        self._warming.start()
 
     def stop(self) -> None:
         """In the order in which rows flow: whoever still writes to the log ends before it does."""
+        self._stopping.set()
         self.follower.stop()
+        self._warming.join(2.0)
+        self.endpoints.stop()
         self.scorer.stop()
         self.log.stop()
         self.features.close()
@@ -72,6 +102,48 @@ class Service:
             **self.scorer.counters(),
         )
 
+    def _warm_up(self) -> None:
+        """Once whom to serve is known: ready after it, also where a store or a model has trouble."""
+        while not self.follower.ready.wait(LOOK_SECONDS):
+            if self._stopping.is_set():
+                return
+        body = json.dumps(TRANSACTION).encode()
+        for _ in range(WARM_UPS):
+            if self._stopping.is_set():
+                return
+            try:
+                self.endpoints.warm_up(body)
+            except Exception as error:  # the service answers by rules then, as it says in each answer
+                LOGGER.warning("warm-up: %s", error)
+                break
+        self.ready.set()
+
+    def _collect(self) -> Iterator[Metric]:
+        """What the parts count for themselves."""
+        state = self.follower.state
+        yield served_versions(
+            state.champion.version if state.champion else None,
+            state.challenger.version if state.challenger else None,
+            self.features.version,
+        )
+        yield gauge("sluice_canary_percent", "share of customers on the challenger", state.percent)
+        yield gauge("sluice_alerts", "open alerts about what the registry says", len(state.alerts))
+        yield gauge(
+            "sluice_registry_age_seconds",
+            "since the registry answered last",
+            time.monotonic() - self.follower.polled_at,
+        )
+        yield counter("sluice_rate_limited", "refused requests", [], {(): self.window.refused})
+        log = GaugeMetricFamily("sluice_prediction_log", "rows of the log", labels=["rows"])
+        for name, number in self.log.counters().items():
+            if isinstance(number, int):
+                log.add_metric([name], number)
+        yield log
+        stores = GaugeMetricFamily("sluice_feature_store_up", "1 where it answers", labels=["store"])
+        for name, trouble in self.features.troubles().items():
+            stores.add_metric([name], float(not trouble))
+        yield stores
+
 
 def create_app(
     settings: Settings,
@@ -80,50 +152,88 @@ def create_app(
     policy: Policy | None = None,
     features: FeatureSource | None = None,
 ) -> FastAPI:
-    """The application; with a token, scoring and state need `Authorization: Bearer TOKEN`."""
-    service = Service(settings, policy or policy_of(settings), features or StoredFeatures(settings))
+    """The application; with tokens (NAME=SECRET,… or one secret) scoring and state need one of them."""
+    policy = policy or policy_of(settings)
+    tokens = Tokens(token)
+    service = Service(settings, policy, features or StoredFeatures(settings))
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         service.start()
+        if service.warm_first:
+            await asyncio.to_thread(service.ready.wait)
         yield
         service.stop()
 
     app = FastAPIOffline(title="Sluice scoring", version="1", description=__doc__, lifespan=lifespan)
     app.state.service = service
+    security: list[dict[str, list[str]]] = [{"bearer": []}] if tokens else []
+    document(app, service.endpoints, policy, security)
+    _add_pages(app, service, security)
+    _declare_bearer(app, bool(tokens))
+    app.add_middleware(
+        Front,
+        endpoints=service.endpoints.by_path(),
+        guarded=frozenset(GUARDED),
+        tokens=tokens,
+        window=service.window,
+        serving=policy.serving,
+        requests=service.requests,
+        draining=service.draining,
+    )
+    return app
 
-    async def allowed(
-        given: Annotated[HTTPAuthorizationCredentials | None, Depends(BEARER)],
-    ) -> None:
-        if given is None or not secrets.compare_digest(given.credentials.encode(), token.encode()):
-            raise HTTPException(
-                401, "this service needs Authorization: Bearer", {"WWW-Authenticate": "Bearer"}
-            )
 
-    guard = [Depends(allowed)] if token else []
+def _add_pages(app: FastAPI, service: Service, security: list[dict[str, list[str]]]) -> None:
+    """What is asked about the service itself."""
+    guarded: dict[str, Any] = {"openapi_extra": {"security": security}} if security else {}
+    unknown: dict[int | str, dict[str, Any]] = {401: REFUSALS[401]}
+    starting: dict[int | str, dict[str, Any]] = {
+        503: {
+            "model": Problem,
+            "description": "not warm yet",
+            "content": {"application/json": {"example": {"detail": "starting: the service warms up"}}},
+        }
+    }
 
-    @app.post("/score", response_model=ScoreAnswer, dependencies=guard)
-    async def score(request: ScoreRequest) -> Response:
-        """The decision on one transaction."""
-        answer = await service.scorer.answer(request)
-        return Response(answer.model_dump_json(), media_type="application/json")
-
-    @app.get("/state", dependencies=guard)
+    @app.get("/state", responses=unknown, **guarded)
     async def state() -> ServedRouting:
         """Who answers now, open alerts, and the prediction log's counters."""
         return service.routing()
+
+    @app.get(
+        "/metrics",
+        response_class=Response,
+        responses={200: {"content": {"text/plain": {"example": "sluice_answers_total 1.0"}}}, **unknown},
+        **guarded,
+    )
+    async def metrics() -> Response:
+        """Everything that is counted, for Prometheus; each process counts for itself."""
+        return Response(service.figures.text(), headers={"content-type": CONTENT_TYPE_LATEST})
 
     @app.get("/health")
     async def health() -> dict[str, str]:
         """The process lives."""
         return {"status": "alive"}
 
-    @app.get("/ready")
+    @app.get("/ready", responses=starting)
     async def ready() -> dict[str, str]:
-        """The service knows whom to serve, be it the rules alone."""
-        if not service.follower.ready.is_set():
-            raise HTTPException(503, "starting: the registry has not been asked yet")
+        """The service is warm and knows whom to serve, be it the rules alone."""
+        if not service.ready.is_set():
+            raise HTTPException(503, "starting: the service warms up")
         champion = service.follower.state.champion
         return {"status": "ready", "serves": champion.version if champion else "rules"}
 
-    return app
+
+def _declare_bearer(app: FastAPI, needed: bool) -> None:
+    """Say in the schema how callers show their token."""
+    made = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        schema = made()
+        if needed:
+            schemes = schema.setdefault("components", {}).setdefault("securitySchemes", {})
+            schemes["bearer"] = {"type": "http", "scheme": "bearer"}
+        return schema
+
+    app.openapi = openapi  # type: ignore[method-assign]

@@ -5,17 +5,20 @@ Out: an immutable `ServingState` that is swapped as a whole; a request takes it 
 The state is also kept in `home/serving/state.json`, so that a restart without MLflow serves the same.
 A champion that is refused (moved by hand, not loadable, made for other features) changes nothing: the last
 accepted one goes on, with an alert. MLflow being down changes nothing either.
+A restarted service is ready after one look at the registry: a version may have been taken off meanwhile. One
+that hangs is not waited for.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import os
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
 
 LOGGER = logging.getLogger("sluice.serving")
 KEPT_MODELS = 4  # champion, challenger, and two to go back to without loading
+FIRST_LOOK_SECONDS = 20.0  # the first look at the registry may take, MLflow's import included
 RETRY_SECONDS = 15.0  # before a version that could not be loaded is tried again
 SLOW_SECONDS = 0.003  # a model above this is scored beside the event loop, not on it
 
@@ -98,6 +102,7 @@ class Follower:
     ) -> None:
         self.state = ServingState()
         self.polls = 0
+        self.polled_at = -math.inf  # monotonic time of the last answer of the registry
         self.last_error = ""
         self.ready = threading.Event()
         self._settings = settings
@@ -158,6 +163,7 @@ class Follower:
                 LOGGER.info("registry: answers again")
             self.last_error = ""
             self.polls += 1
+            self.polled_at = time.monotonic()
         except Exception as error:  # nothing that the registry does may end the following
             self._client = None
             if not self.last_error:
@@ -167,6 +173,7 @@ class Follower:
 
     def accept(self, routing: Routing) -> None:
         """Serve this routing, as far as its versions can be served."""
+        self._take_off(routing)
         alerts = list(routing.alerts)
         champion = self.state.champion
         if routing.champion is None:
@@ -188,14 +195,28 @@ class Follower:
             )
         )
 
+    def _take_off(self, routing: Routing) -> None:
+        """A challenger that is none any more leaves before anything is fetched, which may take its time."""
+        running = self.state.challenger
+        wanted = (routing.champion, routing.challenger)
+        to_fetch = any(version is not None and version not in self._loaded for version in wanted)
+        if to_fetch and running is not None and running.version != routing.challenger:
+            self._swap(replace(self.state, challenger=None, step="", percent=0))
+
     def _work(self) -> None:
         while True:
             self._each_time()
-            if self.state.champion is not None:
-                self.ready.set()  # known from before: no need to wait for the registry
+            if self.state.champion is not None and not self.ready.is_set():
+                self._be_ready_soon()
             self.poll()
             if self._stop.wait(self._policy.serving.alias_poll_seconds):
                 return
+
+    def _be_ready_soon(self) -> None:
+        """Whom to serve is known from before: a registry that hangs is not waited for."""
+        patience = threading.Timer(FIRST_LOOK_SECONDS, self.ready.set)
+        patience.daemon = True
+        patience.start()
 
     def _load(self, version: str | None, alerts: list[str], *, fetch: bool = True) -> ServedModel | None:
         if version is None:

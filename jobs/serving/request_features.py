@@ -2,7 +2,8 @@
 
 In: an event. Out: one value per name, NaN for a gap; the event is recorded for those that come after it.
 An event that the contract would not let into the tables is scored and not recorded: it counts in no window
-offline either. Without the velocity store its features are gaps and a flag says so.
+offline either. Without the velocity store its features are gaps and a flag says so; the customer's last known
+ones serve the rules for a minute, the policy's velocity_ttl_minutes, and no model.
 Errors: SluiceError while the online store is not readable; the caller then answers by rules alone. The event
 is recorded even so.
 """
@@ -13,14 +14,17 @@ import contextlib
 import logging
 import math
 import time
-from datetime import UTC, datetime
+from collections import OrderedDict
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING, Protocol
 
 from jobs.conf.contract import Contract, contract_of
+from jobs.conf.policy import policy_of
 from jobs.conf.settings import Settings
 from jobs.core import SluiceError
-from jobs.features.declarations import FEATURE_VERSION, MODEL_FEATURES
+from jobs.features.declarations import FEATURE_VERSION, MODEL_FEATURES, VELOCITY, VELOCITY_FEATURES
 from jobs.features.request import assemble
 from jobs.features.velocity_store import Event, VelocityStore, longest_memory, open_velocity_store
 
@@ -45,8 +49,44 @@ class FeatureSource(Protocol):
     def vector(self, event: Event) -> list[float]:
         """The values in the order of `names`; the event is recorded, so this is asked once a request."""
 
+    def peek(self, event: Event) -> list[float]:
+        """The same values, and nothing is recorded: for what is no transaction of its own."""
+
+    def last_known(self, event: Event) -> list[float] | None:
+        """What was known of the customer's velocity a moment ago, everything else NaN; None for nothing."""
+
+    def troubles(self) -> dict[str, str]:
+        """Each store by name, with why it does not answer; empty where it does."""
+
     def close(self) -> None:
         """Let go of the stores."""
+
+
+class LastKnown:
+    """The velocity of the customers that were seen last: what rules may use while its store is away.
+
+    A pair's newness is of one terminal, so it is left out: what is not known fires no rule.
+    """
+
+    def __init__(self, customers: int, lifetime: timedelta) -> None:
+        self._most = customers
+        self._lifetime = lifetime
+        self._found: OrderedDict[int, tuple[datetime, list[float]]] = OrderedDict()
+
+    def keep(self, event: Event, velocity: list[float]) -> None:
+        """Remember what an event's customer looked like."""
+        found = self._found
+        found[event.customer_id] = (event.event_time, velocity)
+        found.move_to_end(event.customer_id)
+        if len(found) > self._most:
+            found.popitem(last=False)
+
+    def of(self, event: Event) -> Sequence[float] | None:
+        """The last velocity of the event's customer, where it is young enough and not of the future."""
+        kept = self._found.get(event.customer_id)
+        if kept is None or not timedelta(0) <= event.event_time - kept[0] <= self._lifetime:
+            return None
+        return kept[1]
 
 
 class Admission:
@@ -80,6 +120,10 @@ class StoredFeatures:
         self._velocity: VelocityStore | None = None
         self._velocity_trouble = ""
         self._forgot = -math.inf
+        policy = policy_of(settings)
+        self._last = LastKnown(
+            policy.serving.last_known_customers, timedelta(minutes=policy.features.velocity_ttl_minutes)
+        )
 
     def connect(self) -> None:
         """Open the stores, or open them again after a read failed; trouble is kept for `vector` to tell."""
@@ -101,7 +145,35 @@ class StoredFeatures:
         Raises:
             SluiceError: the online store cannot be read now.
         """
-        velocity = self._take(event)
+        return self._read(event, self._take(event))
+
+    def peek(self, event: Event) -> list[float]:
+        """The same values without a record.
+
+        Raises:
+            SluiceError: the online store cannot be read now.
+        """
+        store = self._velocity
+        return self._read(event, None if store is None else self._asked(store, event, record=False))
+
+    def last_known(self, event: Event) -> list[float] | None:
+        """The customer's last velocity in the order of `names`, for the rules; None where it is too old."""
+        kept = self._last.of(event)
+        if kept is None:
+            return None
+        values = [math.nan] * len(self.names)
+        for place, number in CUSTOMERS_OWN:
+            values[place] = kept[number]
+        return values
+
+    def troubles(self) -> dict[str, str]:
+        """Both stores; a store that is not open has a reason."""
+        return {
+            "online": "" if self._reader is not None else self._trouble,
+            "velocity": "" if self._velocity is not None else self._velocity_trouble or "not opened yet",
+        }
+
+    def _read(self, event: Event, velocity: list[float] | None) -> list[float]:
         reader = self._reader
         if reader is None:
             raise SluiceError(f"online store: {self._trouble}")
@@ -124,8 +196,14 @@ class StoredFeatures:
         store = self._velocity
         if store is None:
             return None
+        found = self._asked(store, event, record=self._admission.admits(event))
+        if found is not None:
+            self._last.keep(event, found)
+        return found
+
+    def _asked(self, store: VelocityStore, event: Event, *, record: bool) -> list[float] | None:
         try:
-            found = store.take(event) if self._admission.admits(event) else store.peek(event)
+            found = store.take(event) if record else store.peek(event)
         except Exception as error:  # sqlite3's and redis's kinds; the answer is worth more than the cause
             self._velocity = None  # the background opens it again
             self._note(error)
@@ -152,6 +230,14 @@ class StoredFeatures:
         if str(error) != self._velocity_trouble:
             LOGGER.warning("velocity store: %s", error)
         self._velocity_trouble = str(error)
+
+
+# (place among the model's features, place among the velocity features) of the customer's own
+CUSTOMERS_OWN = [
+    (MODEL_FEATURES.index(feature.name), VELOCITY_FEATURES.index(feature.name))
+    for feature in VELOCITY
+    if feature.entity == "customer"
+]
 
 
 def _scaled(bound: float | None, units: int, absent: float) -> float:

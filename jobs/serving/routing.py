@@ -1,4 +1,4 @@
-"""Which model answers a customer: salted, sticky and monotone.
+"""Which model answers a customer: salted, sticky and monotone; and which blocks are let through.
 
 In: a customer, the share of the challenger in percent, the policy's salt. Out: the variant.
 A customer who is in the 5 % is also in the 25 %, on every replica and after every restart.
@@ -27,9 +27,17 @@ def assign(customer_id: int, percent: int, salt: str, *, challenger: bool) -> Li
     return "canary" if challenger and in_canary(customer_id, percent, salt) else "champion"
 
 
-def _position(customer_id: int, salt: str) -> int:
+def held_out(transaction_id: int, share: float, salt: str) -> bool:
+    """Whether a transaction that the model would block is let through: the same one on every replica.
+
+    Independent of the canary: the salt is another one, and what is drawn is the transaction.
+    """
+    return _position(transaction_id, f"{salt}:holdout") < share * _SPACE
+
+
+def _position(number: int, salt: str) -> int:
     # a longer digest cut to 8 bytes is not the same as an 8-byte digest: keep the long one
-    return int.from_bytes(blake2b(f"{salt}:{customer_id}".encode()).digest()[:8], "big")
+    return int.from_bytes(blake2b(f"{salt}:{number}".encode()).digest()[:8], "big")
 
 
 _BELOW_HUNDRED = 100.0 - 2.0**-40

@@ -2,7 +2,9 @@
 
 In: a validated request. Out: an answer, always: canary, else champion, else the rules alone.
 A model above a few milliseconds is scored beside the event loop, so that it holds up its own callers only;
-too many of them waiting count as its failure. Latency is measured per answer, from the feature read on.
+too many of them waiting count as its failure, and so does one that has not answered within the policy's
+answer_seconds: then the next one answers, or the rules. Latency is per answer, from the feature read on.
+A small share of what the model would block, never of what a list blocks, is approved and marked `holdout`.
 """
 
 from __future__ import annotations
@@ -22,22 +24,24 @@ from jobs.conf.policy import Policy
 from jobs.core import SluiceError
 from jobs.features.velocity_store import Event
 from jobs.serving.bundle import Decision, decide
+from jobs.serving.counts import Counts
 from jobs.serving.follower import ServedModel, ServingState
 from jobs.serving.messages import ScoreAnswer, ScoreRequest, Variant
 from jobs.serving.prediction_log import Prediction, PredictionLog
 from jobs.serving.request_features import FeatureSource
-from jobs.serving.routing import assign
+from jobs.serving.routing import assign, held_out
 from jobs.serving.rules import RulesLayer, stricter
 
 LOGGER = logging.getLogger("sluice.serving")
 SLOW_THREADS = 2
 SLOW_WAITING = 64  # more requests than this waiting for one process's slow models are its failure
 SHADOW_WAITING = 1000
+NO_VELOCITY = "velocity_missing"
 
 
 @dataclass(frozen=True, slots=True)
 class _Case:
-    """One request on its way."""
+    """One request on its way; `values` are None where the features could not be read."""
 
     request: ScoreRequest
     request_id: str
@@ -61,13 +65,14 @@ class Scorer:
         self._log = log
         self._decisions = policy.decisions
         self._salt = policy.canary.salt
-        self._rules = RulesLayer(policy.rules)
+        self._serving = policy.serving
+        self._rules = RulesLayer(policy.rules, features.names)
+        self._no_velocity = features.names.index(NO_VELOCITY) if NO_VELOCITY in features.names else None
         self._slow = ThreadPoolExecutor(SLOW_THREADS, thread_name_prefix="slow-model")
         self._slow_waiting = 0
         self._shadow: queue.Queue[tuple[_Case, float] | None] = queue.Queue(SHADOW_WAITING)
         self._shadow_thread = threading.Thread(target=self._score_shadows, name="shadow", daemon=True)
-        self.shadow_dropped = 0
-        self.answers: dict[str, int] = {}
+        self.counts = Counts()
 
     def start(self) -> None:
         self._shadow_thread.start()
@@ -85,20 +90,31 @@ class Scorer:
         """The answer to one request; no failure of a model or of the store leaves this function."""
         started = time.perf_counter()
         state = self._state()
-        hit = self._rules.apply(request.customer_id, request.terminal_id, request.amount_minor)
-        values, trouble = self._read(request)
+        event = event_of(request)
+        values, trouble = self._read(event)
+        for_rules, degraded = self._known(event, values)
+        hit = self._rules.apply(request.customer_id, request.terminal_id, request.amount_minor, for_rules)
         read_seconds = time.perf_counter() - started
         case = _Case(request, uuid4().hex, state, started, values)
-        model, variant, score = await self._first_that_answers(case)
+        model, variant, score, why = await self._first_that_answers(case)
         decision: Decision
-        if score is not None:
-            decision, rule = stricter(hit, decide(score, self._decisions))
-        else:
-            rule = hit.rule if hit else _why_rules(state, values)
+        would_be = ""
+        if score is None:
+            degraded = why
+            rule = hit.rule if hit else why
             decision = hit.decision if hit else "approve"
+        else:
+            decision = decide(score, self._decisions)
+            if decision == "block" and self._is_held_out(
+                request, hit is not None and hit.decision == "block"
+            ):
+                variant, would_be, decision, rule = "holdout", decision, "approve", ""
+                self.counts.let_through(request.amount_minor, score)
+            else:
+                decision, rule = stricter(hit, decision)
         version = model.version if model is not None else None
-        self._write(case, variant, version or "", score, decision, rule, trouble)
-        self.answers[variant] = self.answers.get(variant, 0) + 1
+        self._write(case, variant, version or "", score, decision, rule, trouble, would_be=would_be)
+        self.counts.answered(variant, decision, hit.rule if hit else "", degraded)
         if state.challenger is not None and state.percent == 0 and values is not None:
             # runs when this request's answer is on its way
             asyncio.get_running_loop().call_soon(self._offer_shadow, case, read_seconds)
@@ -110,19 +126,36 @@ class Scorer:
             rule=rule,
             model_version=version,
             variant=variant,
+            degraded=degraded,
         )
 
-    def _read(self, request: ScoreRequest) -> tuple[list[float] | None, str]:
+    def rule_of(self, request: ScoreRequest, values: list[float], decision: Decision) -> tuple[Decision, str]:
+        """(decision, rule) of the rules and a model's decision together, for an explanation."""
+        hit = self._rules.apply(request.customer_id, request.terminal_id, request.amount_minor, values)
+        return stricter(hit, decision)
+
+    def _read(self, event: Event) -> tuple[list[float] | None, str]:
         try:
-            values = self._features.vector(_event(request))
+            return self._features.vector(event), ""
         except Exception as error:  # whatever the store's trouble, the rules answer
             return None, f"features: {error}"[:300]
+
+    def _known(self, event: Event, values: list[float] | None) -> tuple[list[float] | None, str]:
+        """What the rules may read, and what is amiss with the velocity features."""
+        if values is None:
+            return self._features.last_known(event), ""
+        if self._no_velocity is not None and values[self._no_velocity] == 1.0:
+            return self._features.last_known(event), "velocity_unavailable"
         return values, ""
 
-    async def _first_that_answers(self, case: _Case) -> tuple[ServedModel | None, Variant, float | None]:
+    def _is_held_out(self, request: ScoreRequest, denied: bool) -> bool:
+        return not denied and held_out(request.transaction_id, self._serving.holdout_share, self._salt)
+
+    async def _first_that_answers(self, case: _Case) -> tuple[ServedModel | None, Variant, float | None, str]:
+        """Model, variant and score; or none of them, and why."""
         state = case.state
         if case.values is None:
-            return None, "rules", None
+            return None, "rules", None, "features_unavailable"
         variant = assign(
             case.request.customer_id,
             state.percent,
@@ -132,24 +165,32 @@ class Scorer:
         models: list[tuple[Variant, ServedModel | None]] = [("champion", state.champion)]
         if variant == "canary":
             models.insert(0, ("canary", state.challenger))
+        why = "no_model"
         for name, model in models:
             if model is None:
                 continue
             try:
-                return model, name, await self._score(model, case.values)
+                return model, name, await self._score(model, case), ""
+            except TimeoutError:
+                why = "too_late"
+                self._write(case, name, model.version, None, "", "", "no score in time")
             except Exception as error:  # a model's failure is logged and the next one answers
+                why = "model_failed"
                 self._write(case, name, model.version, None, "", "", _sentence(error))
-        return None, "rules", None
+        return None, "rules", None, why
 
-    async def _score(self, model: ServedModel, values: list[float]) -> float:
+    async def _score(self, model: ServedModel, case: _Case) -> float:
+        """A score; one of a slow model within the time that is left, of a quick one at once."""
+        values = case.values or []
         if not model.slow:
             return model.score(values)
         if self._slow_waiting >= SLOW_WAITING:
             raise SluiceError(f"overloaded: {self._slow_waiting} requests wait for slow models")
         self._slow_waiting += 1
         try:
-            loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(self._slow, model.score, values)
+            left = case.started + self._serving.answer_seconds - time.perf_counter()
+            async with asyncio.timeout(max(0.0, left)):
+                return await asyncio.get_running_loop().run_in_executor(self._slow, model.score, values)
         finally:
             self._slow_waiting -= 1
 
@@ -157,7 +198,7 @@ class Scorer:
         try:
             self._shadow.put_nowait((case, read_seconds))
         except queue.Full:
-            self.shadow_dropped += 1
+            self.counts.shadow_dropped += 1
 
     def _score_shadows(self) -> None:
         while (item := self._shadow.get()) is not None:
@@ -187,6 +228,7 @@ class Scorer:
         error: str,
         *,
         seconds: float | None = None,
+        would_be: str = "",
     ) -> None:
         request = case.request
         taken = time.perf_counter() - case.started if seconds is None else seconds
@@ -209,15 +251,18 @@ class Scorer:
                 served_at=time.time(),
                 names=self._features.names,
                 features=case.values,
+                feature_version=self._features.version,
+                would_be=would_be,
             )
         )
 
     def counters(self) -> dict[str, Any]:
         """Answers by variant, and what the shadow could not keep up with."""
-        return {"answers": dict(self.answers), "shadow_dropped": self.shadow_dropped}
+        return {"answers": self.counts.by_variant(), "shadow_dropped": self.counts.shadow_dropped}
 
 
-def _event(request: ScoreRequest) -> Event:
+def event_of(request: ScoreRequest) -> Event:
+    """What the velocity store knows of a request."""
     return Event(
         transaction_id=request.transaction_id,
         event_time=request.event_time,
@@ -225,12 +270,6 @@ def _event(request: ScoreRequest) -> Event:
         terminal_id=request.terminal_id,
         amount_minor=request.amount_minor,
     )
-
-
-def _why_rules(state: ServingState, values: list[float] | None) -> str:
-    if values is None:
-        return "features_unavailable"
-    return "no_model" if state.champion is None else "model_failed"
 
 
 def _sentence(error: Exception) -> str:

@@ -31,6 +31,7 @@ from jobs.serving.bundle import (
     seal_bundle,
     verified_manifest,
 )
+from jobs.serving.tree_reasons import TREES
 from jobs.training.onnx_files import session_of
 
 SLOW_TARGET_MS = 24.0  # slow beside an honest model, yet within a shadow on a busy machine
@@ -46,12 +47,15 @@ def write_bundle(
     calibrations: Calibrations,
     features: tuple[str, ...],
     feature_version: str,
+    trees: Path | None = None,
     drill: str = "",
     facts: Mapping[str, Any] | None = None,
 ) -> Manifest:
-    """A bundle's folder, whole or not at all."""
+    """A bundle's folder, whole or not at all; `trees` explain its scores (jobs/training/tree_file.py)."""
 
     def fill(workshop: Path) -> Manifest:
+        if trees is not None:
+            shutil.copyfile(trees, workshop / TREES)
         shutil.copyfile(xgboost, workshop / XGBOOST)
         shutil.copyfile(torch, workshop / TORCH)
         (workshop / CALIBRATION).write_text(calibrations.model_dump_json(indent=1))
@@ -80,6 +84,7 @@ def copy_with_drill(bundle: Path, folder: Path, drill: str) -> Manifest:
             xgboost=graph,
             torch=bundle / TORCH,
             calibrations=calibrations,
+            trees=bundle / TREES if TREES in manifest.files else None,
             features=manifest.features,
             feature_version=manifest.feature_version,
             drill="" if drill == "none" else drill,

@@ -24,6 +24,7 @@ from jobs.serving.bundle import Calibration, Calibrations
 from jobs.training.bundle_writer import bundle_digest, write_bundle
 from jobs.training.frame import FrameFacts
 from jobs.training.run_folder import RunFolder, TrainingParams
+from jobs.training.tree_file import TREES_FILE
 
 READS = ("xgboost_model", "torch_model")
 WRITES = ("bundle",)
@@ -89,6 +90,7 @@ def run(params: Params, settings: Settings) -> Receipt:
         xgboost=folder.existing("xgboost/model.onnx"),
         torch=folder.existing("torch/model.onnx"),
         calibrations=Calibrations(xgboost=maps["xgboost"], torch=maps["torch"]),
+        trees=folder.existing(TREES_FILE),
         features=facts.features,
         feature_version=facts.feature_version,
         drill="" if facts.drill == "none" else facts.drill,

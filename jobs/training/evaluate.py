@@ -35,7 +35,7 @@ from jobs.evaluation.stability import week_figures, week_masks
 from jobs.promotion.state import registry_client, settled_champion
 from jobs.serving.bundle import ModelBundle
 from jobs.serving.bundles import fetch_bundle
-from jobs.serving.rules import RulesLayer
+from jobs.serving.rules import RULE_FEATURES, RulesLayer
 from jobs.training.behaviour import behaviour_figures, leak_figures
 from jobs.training.boosting import BOOSTER_FILE, load_booster
 from jobs.training.bundle_writer import bundle_digest
@@ -107,9 +107,16 @@ def rescore_champion(settings: Settings, rows: pd.DataFrame) -> Champion:
 
 def rules_scores(rows: pd.DataFrame, policy: Policy) -> np.ndarray:
     """1 where a rule fires, else 0."""
-    rules = RulesLayer(policy.rules)
+    rules = RulesLayer(policy.rules, RULE_FEATURES)
     keys = zip(rows["customer_id"], rows["terminal_id"], rows["amount_minor"], strict=True)
-    return np.array([rules.apply(int(c), int(t), int(a)) is not None for c, t, a in keys], dtype=float)
+    known = rows.reindex(columns=list(RULE_FEATURES)).to_numpy(dtype=float).tolist()
+    return np.array(
+        [
+            rules.apply(int(c), int(t), int(a), values) is not None
+            for (c, t, a), values in zip(keys, known, strict=True)
+        ],
+        dtype=float,
+    )
 
 
 def logistic_scores(fit: pd.DataFrame, rows: pd.DataFrame, features: tuple[str, ...]) -> np.ndarray:

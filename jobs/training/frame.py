@@ -47,6 +47,7 @@ from jobs.lake.at import LakeAt, versions_of
 from jobs.lake.pins import pin
 from jobs.lake.store import lake_of
 from jobs.training.digests import column_digests, frame_digest
+from jobs.training.origin import ORIGIN_FILE, origin_of
 from jobs.training.run_folder import DRILL_NOTE, Drill, RunFolder, TrainingParams
 
 READS = ("label_snapshot", "transactions", "customer_features", "terminal_features", "transaction_velocity")
@@ -327,6 +328,7 @@ def run(params: Params, settings: Settings) -> Receipt:
         column_digests=digests,
     )
     folder.write_facts("frame.json", facts)
+    folder.write_facts(ORIGIN_FILE, origin_of(settings))
     verdict = leak_verdict(areas)
     if verdict.outcome is not Outcome.PASS:
         raise GateClosed(verdict, f"build_frame, run {params.run}")

@@ -21,6 +21,7 @@ from jobs.conf.policy import Gate, Policy, policy_of
 from jobs.conf.settings import Settings
 from jobs.core import Check, Outcome, Receipt, Stopwatch, StrictModel
 from jobs.promotion.state import GATE_AUTOMATIC, GATE_BLOCKED, GATE_PERSON
+from jobs.serving.bundle import file_digest
 from jobs.training.evidence import BehaviourFigures, Evidence, GroupFigures, LeakFigures, SliceFigures
 from jobs.training.run_folder import RunFolder, TrainingParams
 
@@ -41,6 +42,7 @@ class GateResult(StrictModel):
     classification: Literal["automatic", "person decides", "blocked"]
     reasons: tuple[str, ...]
     checks: tuple[Check, ...]
+    evidence_digest: str = ""  # of the evaluation.json that was judged
 
 
 def judge(evidence: Evidence, policy: Policy) -> GateResult:
@@ -275,7 +277,8 @@ def run(params: Params, settings: Settings) -> Receipt:
     watch = Stopwatch()
     folder = RunFolder(settings, params.run)
     evidence = folder.read_model("evaluation.json", Evidence)
-    result = judge(evidence, policy_of(settings))
+    digest = file_digest(folder.existing("evaluation.json"))
+    result = judge(evidence, policy_of(settings)).model_copy(update={"evidence_digest": digest})
     folder.write_facts("gate.json", result)
     return Receipt(
         job="gate_model",

@@ -1,28 +1,25 @@
 """The lineage of a version: all that is needed to build it again, kept with its MLflow run.
 
-In: the files of a training run, the policy; later, the version in the registry. Out: evidence/lineage.json.
-The policy's sections that decide a model are noted with their values: names of overlays are no record.
-Errors: SluiceError where a version has no lineage, or one that was noted before models could be built again.
+In: the files of a training run; later, the version in the registry. Out: evidence/lineage.json.
+Errors: SluiceError where a version has no lineage, or one that was noted before models could be built again,
+and where the policy has changed since the run's frame was built.
 """
 
 from __future__ import annotations
 
 import os
-import platform
-import subprocess
 import tempfile
 from collections.abc import Mapping
 from datetime import date
-from importlib.metadata import version as installed_version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from pydantic import ValidationError
 
-from jobs.conf.policy import Policy, policy_of
-from jobs.conf.settings import PROJECT_ROOT, Settings
+from jobs.conf.settings import Settings
 from jobs.core import SluiceError, StrictModel
 from jobs.promotion.state import VersionState, read_version, registry_errors
+from jobs.training.origin import CHANGES, ORIGIN_FILE, Origin, origin_of
 from jobs.training.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -32,21 +29,6 @@ if TYPE_CHECKING:
 
 LINEAGE_FILE: Final = "lineage.json"
 EVIDENCE: Final = "evidence"  # folder of the run's artifacts
-# what scoring needs; versions are those of this installation
-REQUIREMENTS = ("mlflow", "onnxruntime", "numpy", "pandas", "pydantic")
-ENVIRONMENT = (
-    *REQUIREMENTS,
-    "xgboost-cpu",
-    "torch",
-    "scikit-learn",
-    "optuna",
-    "feast",
-    "pyspark",
-    "deltalake",
-)
-POLICY_SECTIONS = ("features", "training", "tuning", "decisions")
-CHANGES = "+changes"  # after a commit: the tree differed from it
-UNKNOWN = "unknown"
 TOLERANCE = 1e-6  # of a score, or any figure, between 0 and 1
 ONLY_SHOWN = ("curve", "importance", "onnx_difference")  # of a training's facts: no input of it
 Model = TypeVar("Model", bound=StrictModel)
@@ -73,33 +55,6 @@ class Lineage(StrictModel):
     environment: dict[str, str]
 
 
-def code_commit(root: Path = PROJECT_ROOT) -> str:
-    """The commit of the code, "+changes" where the tree differs from it, "unknown" without git."""
-    try:
-        commit = _git(root, "rev-parse", "HEAD")
-        return f"{commit}{CHANGES}" if _git(root, "status", "--porcelain") else commit
-    except (OSError, subprocess.SubprocessError):
-        return UNKNOWN
-
-
-def _git(root: Path, *arguments: str) -> str:
-    done = subprocess.run(
-        ["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True, timeout=10
-    )
-    return done.stdout.strip()
-
-
-def environment() -> dict[str, str]:
-    """Versions of what trains a model, and the processors, which decide how XGBoost adds up."""
-    there = {"python": platform.python_version(), "processors": f"{os.cpu_count()} {platform.machine()}"}
-    return there | {name: installed_version(name) for name in ENVIRONMENT}
-
-
-def deciding_policy(policy: Policy) -> dict[str, dict[str, Any]]:
-    """The policy's sections that decide a model."""
-    return policy.model_dump(mode="json", include=set(POLICY_SECTIONS))
-
-
 def training_facts(folder: RunFolder, model: str) -> dict[str, Any]:
     """What a training noted about itself, without what is only shown."""
     facts = folder.read_facts(f"{model}/facts.json")
@@ -107,7 +62,21 @@ def training_facts(folder: RunFolder, model: str) -> dict[str, Any]:
 
 
 def lineage_of(folder: RunFolder, facts: FrameFacts, drill: str, settings: Settings) -> Lineage:
-    """The lineage of a run that is about to be registered."""
+    """The lineage of a run that is about to be registered.
+
+    Raises:
+        SluiceError: the policy that decides a model is not the one that the run's frame was built under.
+    """
+    origin, now = folder.read_model(ORIGIN_FILE, Origin), origin_of(settings)
+    changed = changes("policy", origin.policy, now.policy)
+    if changed:
+        raise SluiceError(
+            f"training run {facts.run}: the policy has changed since its frame was built: {changed[0]}; "
+            "train again"
+        )
+    commit = origin.code_commit
+    if commit != now.code_commit and not commit.endswith(CHANGES):
+        commit += CHANGES  # no one commit made this model
     return Lineage(
         run=facts.run,
         day=facts.day,
@@ -117,14 +86,10 @@ def lineage_of(folder: RunFolder, facts: FrameFacts, drill: str, settings: Setti
         label_snapshot=folder.read_facts("labels.json"),
         features=facts.features,
         feature_version=facts.feature_version,
-        contract=settings.contract,
-        policy_overlay=settings.policy_overlay,
-        policy=deciding_policy(policy_of(settings)),
         winner=folder.read_facts("tuning.json"),
         xgboost=training_facts(folder, "xgboost"),
         torch=training_facts(folder, "torch"),
-        code_commit=code_commit(),
-        environment=environment(),
+        **(origin.model_dump() | {"code_commit": commit}),
     )
 
 

@@ -12,11 +12,12 @@ from collections.abc import Iterable, Sequence
 
 from jobs.conf.contract import Contract
 from jobs.conf.policy import Policy
+from jobs.page import number
 from jobs.promotion.state import GATE_AUTOMATIC, GATE_BLOCKED
 from jobs.training.evidence import Evidence
 from jobs.training.frame import FIT_ROLES, TEST, FrameFacts
 from jobs.training.gate import GateResult
-from jobs.training.report import models_of, money, number, with_interval
+from jobs.training.report import models_of, money, with_interval
 
 CARD_FILE = "model_card.md"
 DESCRIPTION_LENGTH = 5_000  # of a version in MLflow's database

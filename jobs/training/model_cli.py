@@ -1,9 +1,11 @@
-"""`sluice model list | show | compare | lineage | reproduce`: what is known about registered versions.
+"""`sluice model list | show | compare | lineage | reproduce | offer`: registered versions of the model.
 
-In: the registry in MLflow. Out: aligned text; `lineage --json` for machines. Nothing is changed.
+In: the registry in MLflow. Out: aligned text; `lineage --json` for machines. Nothing is changed,
+but by `offer`: it gives a version the alias `challenger`, which starts fraud_promote.
 `reproduce` builds a version again from its lineage and compares the scores: exit code 0 where they agree,
 1 where they do not.
-Errors: SluiceError where MLflow does not answer, there is no such version, or its lineage is missing.
+Errors: SluiceError where MLflow does not answer, there is no such version, its lineage is missing, or the
+version may not be offered.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from rich.console import Console
 
 from jobs.conf.settings import Settings, settings
 from jobs.promotion import state as registry
+from jobs.promotion.offer import offer
 from jobs.promotion.state import VersionState
 from jobs.training.lineage import Lineage, changes, read_lineage, required_version
 
@@ -47,6 +50,9 @@ def main(arguments: Sequence[str]) -> int:
         return _lineage(client, ours, options.version, as_json=options.json)
     if options.command == "reproduce":
         return _reproduce(client, ours, options.version)
+    if options.command == "offer":
+        console.print(offer(client, ours, options.version))
+        return 0
     return _show(client, ours, options.version)
 
 
@@ -59,6 +65,7 @@ def _parser() -> argparse.ArgumentParser:
         "compare": "two versions side by side",
         "lineage": "everything that made a version",
         "reproduce": "build a version again from its lineage and compare the scores",
+        "offer": "make a version the challenger: fraud_promote checks it and gives it traffic step by step",
     }
     for command, text in texts.items():
         added = commands.add_parser(command, help=text, description=text)

@@ -31,15 +31,17 @@ from pydantic import Field
 from jobs.conf.contract import contract_of
 from jobs.conf.policy import policy_of
 from jobs.conf.settings import Settings
-from jobs.core import Receipt, Stopwatch
+from jobs.core import Receipt, SluiceError, Stopwatch
 from jobs.locks import file_lock
 from jobs.promotion import state as registry
+from jobs.serving.bundle import file_digest
 from jobs.training.bundle_writer import bundle_digest, copy_with_drill
 from jobs.training.evidence import Evidence
 from jobs.training.frame import FrameFacts
 from jobs.training.gate import GateResult
-from jobs.training.lineage import EVIDENCE, LINEAGE_FILE, REQUIREMENTS, code_commit, lineage_of
+from jobs.training.lineage import EVIDENCE, LINEAGE_FILE, Lineage, lineage_of
 from jobs.training.model_card import CARD_FILE, description_of, model_card
+from jobs.training.origin import REQUIREMENTS
 from jobs.training.pictures import PICTURES
 from jobs.training.report import REPORT_FILE, report_page
 from jobs.training.run_folder import DRILL_NOTE, Drill, RunFolder, TrainingParams
@@ -153,7 +155,7 @@ def existing_version(client: MlflowClient, name: str, run: str) -> str | None:
 
 def texts_of(
     params: Params,
-    drill: str,
+    lineage: Lineage,
     evidence: Evidence,
     gate: GateResult,
     facts: FrameFacts,
@@ -164,7 +166,7 @@ def texts_of(
     contract, model = contract_of(settings), settings.model_name
     return {
         REPORT_FILE: report_page(
-            evidence, gate, folder, model=model, drill=drill, currency=contract.currency
+            evidence, gate, folder, model=model, drill=lineage.drill, currency=contract.currency
         ),
         CARD_FILE: model_card(
             evidence,
@@ -173,9 +175,9 @@ def texts_of(
             contract,
             policy_of(settings),
             model=model,
-            drill=drill,
+            drill=lineage.drill,
             author=params.author,
-            commit=code_commit(),
+            commit=lineage.code_commit,
         ),
     }
 
@@ -244,6 +246,10 @@ def run(params: Params, settings: Settings) -> Receipt:
     facts = folder.read_model("frame.json", FrameFacts)
     evidence = folder.read_model("evaluation.json", Evidence)
     gate = folder.read_model("gate.json", GateResult)
+    if gate.evidence_digest != file_digest(folder.existing("evaluation.json")):
+        raise SluiceError(
+            f"training run {params.run}: gate.json judged another evaluation.json; run gate_model again"
+        )
     winner = folder.read_model("tuning.json", Winner)
     drill = params.drill if facts.drill == "none" else facts.drill
     client = tracking_client(settings)
@@ -255,9 +261,10 @@ def run(params: Params, settings: Settings) -> Receipt:
             served = folder.path / "served" / "bundle"
             copy_with_drill(folder.existing("bundle"), served, drill)
             run_id = parent_run(client, settings, folder, str(params.day), drill)
-            folder.write_facts(LINEAGE_FILE, lineage_of(folder, facts, drill, settings))
+            lineage = lineage_of(folder, facts, drill, settings)
+            folder.write_facts(LINEAGE_FILE, lineage)
             tags = version_tags(params, drill, evidence, gate, facts)
-            texts = texts_of(params, drill, evidence, gate, facts, folder, settings)
+            texts = texts_of(params, lineage, evidence, gate, facts, folder, settings)
             with registry.registry_errors():
                 own = winner.parameters | {
                     "rounds": winner.rounds,
@@ -265,7 +272,7 @@ def run(params: Params, settings: Settings) -> Receipt:
                     "warm_start": winner.warm_start or "none",
                     "feature_version": facts.feature_version,
                     "drill": drill,
-                    "code_commit": code_commit(),
+                    "code_commit": lineage.code_commit,
                 }
                 # MLflow refuses to change a parameter: a repeated registration leaves those that are there
                 there = client.get_run(run_id).data.params

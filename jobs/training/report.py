@@ -1,16 +1,13 @@
 """The evidence about a version as one page for people, beside its figures and pictures in MLflow.
 
-In: evidence, the gate's verdict, the pictures of the run. Out: one HTML file that needs nothing from
-anywhere: pictures are inside it, it has no script, and its policy lets a browser fetch nothing.
-Every text is escaped. A figure that there is none of is shown as "none".
+In: evidence, the gate's verdict, the pictures of the run. Out: one HTML file, see jobs/page.py.
 """
 
 from __future__ import annotations
 
-import base64
-from collections.abc import Iterable, Sequence
 from html import escape
 
+from jobs.page import NONE, figure, number, page, table
 from jobs.training.evidence import Evidence, Figures
 from jobs.training.explain import in_words
 from jobs.training.gate import GateResult
@@ -18,22 +15,6 @@ from jobs.training.pictures import MOST_FEATURES, PICTURES
 from jobs.training.run_folder import RunFolder
 
 REPORT_FILE = "report.html"
-STYLE = (
-    "body{font:15px/1.5 sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem;color:#222}"
-    "table{border-collapse:collapse;margin:.6rem 0 1.2rem}"
-    "th,td{border-bottom:1px solid #ddd;padding:.2rem .8rem .2rem 0;text-align:left;vertical-align:top}"
-    "td.n{text-align:right;font-variant-numeric:tabular-nums}"
-    "figure{display:inline-block;margin:0 1rem 1rem 0}img{max-width:100%}figcaption{color:#555}"
-    ".fail{color:#a00}.pass{color:#070}.inconclusive{color:#850}"
-)
-FETCH_NOTHING = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-NONE = "none"
-Cell = str | float | int | None
-
-
-def number(value: float | None, digits: int = 4) -> str:
-    """A figure for people."""
-    return NONE if value is None else f"{value:,.{digits}f}"
 
 
 def with_interval(value: float | None, low: float | None, high: float | None) -> str:
@@ -48,41 +29,18 @@ def money(minor: float | None, currency: str) -> str:
     return NONE if minor is None else f"{minor / 100:,.2f} {currency}"
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[Cell]]) -> str:
-    """Rows of cells; numbers stand on the right."""
-    body = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in rows)
-    if not body:
-        return "<p>None.</p>"
-    return f"<table><tr>{''.join(f'<th>{escape(name)}</th>' for name in head)}</tr>{body}</table>"
-
-
-def _cell(value: Cell) -> str:
-    if value is None or isinstance(value, str):
-        return f"<td>{escape(NONE if value is None else value)}</td>"
-    text = number(value) if isinstance(value, float) else f"{value:,}"
-    return f'<td class="n">{text}</td>'
-
-
 def pictures(folder: RunFolder, *names: str) -> str:
     """Pictures of the run, inside the page."""
-    found = []
-    for name in names:
-        content = base64.b64encode(folder.existing(f"pictures/{name}.png").read_bytes()).decode()
-        title = escape(PICTURES[name])
-        found.append(
-            f'<figure><img alt="{title}" src="data:image/png;base64,{content}">'
-            f"<figcaption>{title}</figcaption></figure>"
-        )
-    return "".join(found)
+    return "".join(
+        figure(PICTURES[name], folder.existing(f"pictures/{name}.png").read_bytes()) for name in names
+    )
 
 
 def report_page(
     evidence: Evidence, gate: GateResult, folder: RunFolder, *, model: str, drill: str, currency: str
 ) -> str:
     """The page, with the pictures of the run's folder; `drill` says what was broken on purpose."""
-    title = escape(f"Evidence: {model}, run {evidence.run}")
     parts = [
-        f"<h1>{title}</h1>",
         _summary(evidence, gate, drill),
         "<h2>Figures</h2>",
         _figures(evidence),
@@ -103,11 +61,7 @@ def report_page(
         "<h2>Behaviour and leaks</h2>",
         _behaviour(evidence),
     ]
-    return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        f'<meta http-equiv="Content-Security-Policy" content="{escape(FETCH_NOTHING)}">'
-        f"<title>{title}</title><style>{STYLE}</style></head><body>{''.join(parts)}</body></html>\n"
-    )
+    return page(f"Evidence: {model}, run {evidence.run}", parts)
 
 
 def _summary(evidence: Evidence, gate: GateResult, drill: str) -> str:

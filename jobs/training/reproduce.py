@@ -31,18 +31,14 @@ from jobs.training import calibrate, train_torch, train_xgboost
 from jobs.training.bundle_writer import bundle_digest, copy_with_drill
 from jobs.training.frame import FrameFacts
 from jobs.training.lineage import (
-    CHANGES,
     TOLERANCE,
-    UNKNOWN,
     Lineage,
     changes,
-    code_commit,
-    deciding_policy,
-    environment,
     read_lineage,
     required_version,
     training_facts,
 )
+from jobs.training.origin import CHANGES, UNKNOWN, code_commit, deciding_policy, environment
 from jobs.training.rebuild_frame import facts_of_version, frame_again
 from jobs.training.run_folder import RunFolder
 

@@ -2,6 +2,7 @@
 
 work/training/<run>/
     labels.parquet, labels.json     matured labels as of the end of the day
+    origin.json                     code, packages and policy when the frame was built
     frame.parquet, frame.json       one row per matured transaction: features, labels, role in the split
     study.journal, tuning.json      Optuna's journal, the winner
     xgboost/, torch/                model.onnx, validation.parquet (raw scores), facts.json; model.ubj
@@ -38,6 +39,7 @@ DRILL_NOTE = (
 WRITERS = {
     "labels": "snapshot_labels",
     "frame": "build_frame",
+    "origin": "build_frame",
     "study": "tune_model",
     "tuning": "tune_model",
     "xgboost": "train_xgboost",

@@ -2,6 +2,7 @@
 
 In: training frame, study; without a study tuning.json, where a run is built again.
 Out: xgboost/model.onnx (of all fit rows) and the same booster as xgboost/model.ubj (for the explanations),
+    xgboost/trees.npz (the same trees for the service's explanations),
     xgboost/validation.parquet (raw scores of the validation rows by the model of the tuning rows),
     xgboost/facts.json, tuning.json.
 Seeds: the winner is fitted once per seed of the policy on the tuning rows; the seed with the median
@@ -29,6 +30,7 @@ from jobs.training.boosting import BOOSTER_FILE, fit_booster, probabilities, sav
 from jobs.training.frame import VALIDATION, FrameFacts, fit_rows, matrix_of, role_rows
 from jobs.training.onnx_files import probe_rows, with_probability_output, write_checked
 from jobs.training.run_folder import RunFolder, TrainingParams
+from jobs.training.tree_file import TREES_FILE, write_trees
 from jobs.training.tune import Rows, Winner, winner
 
 READS = ("training_frame", "study")
@@ -108,6 +110,7 @@ def run(params: Params, settings: Settings) -> Receipt:
         folder.file("xgboost/model.onnx"),
     )
     save_booster(booster, folder.file(BOOSTER_FILE))
+    write_trees(booster, folder.file(TREES_FILE))
     held = role_rows(frame, VALIDATION)
     folder.write_frame("xgboost/validation.parquet", scored(held, scores[seed]))
     summary = {

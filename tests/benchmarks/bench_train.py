@@ -24,6 +24,7 @@ from jobs.conf.settings import Settings, load_settings
 from jobs.features import build
 from jobs.lake.store import lake_of
 from jobs.lake.tables import LABELS, LANDED_FILES, MERGED_LABELS, TRANSACTIONS, Table
+from jobs.promotion.state import registry_client
 from tests.benchmarks.__main__ import Case
 from tests.benchmarks.features_data import HANDBOOK, handbook_days, lay_out, write_tables
 from tests.benchmarks.features_process import CORES, best_of, run_way, same_cores, spark_server
@@ -124,6 +125,7 @@ def installation(folder: Path, remote: str) -> tuple[Settings, date]:
     for table in (LANDED_FILES, MERGED_LABELS):
         lake.append(table, ledger(table, days))
     build.run(build.Params(day=first, last=last), settings)
+    registry_client(settings)  # makes MLflow's tables: two workers at once would each try to
     return settings, last
 
 

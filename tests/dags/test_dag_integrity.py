@@ -47,6 +47,8 @@ TASKS = {
         "confirm_serving",
         "roll_back",
     ],
+    "fraud_roll_back": ["roll_back", "confirm_serving"],
+    "fraud_champion": ["check_champion"],
     "fraud_monitor": [
         "measure_drift",
         "measure_performance",
@@ -106,7 +108,8 @@ def test_every_task_has_an_owner_retries_a_timeout_a_pool_and_an_alert(dag_bag: 
     for task in dag_bag.dags[dag_id].tasks:
         assert task.owner not in ("", "airflow"), task.task_id
         assert task.retries == 2, task.task_id
-        delay = timedelta(seconds=20) if dag_id == "fraud_promote" else timedelta(minutes=5)
+        is_urgent = dag_id in {"fraud_promote", "fraud_roll_back", "fraud_champion"}
+        delay = timedelta(seconds=20) if is_urgent else timedelta(minutes=5)
         assert task.retry_delay == delay, task.task_id
         assert task.retry_exponential_backoff, task.task_id
         assert task.pool in {"default_pool", "spark", "training"}, task.task_id

@@ -26,7 +26,7 @@ CONTEXTS: dict[str, dict[str, Any]] = {
 }
 RECEIPT = {
     "partition": "promotion-1",
-    "facts": {"days": ["2026-01-31"]},
+    "facts": {"days": ["2026-01-31"], "champion": "6"},
     "person": "ada",
     "at": "2026-02-01T09:00:00+00:00",
 }
@@ -38,6 +38,8 @@ SCHEDULED = {
     "fraud_features": "by event",
     "fraud_train": "by event",
     "fraud_promote": "by event",
+    "fraud_roll_back": "by schedule",
+    "fraud_champion": "by event",
     "fraud_monitor": "by schedule",
     "fraud_score": "by schedule",
     "fraud_backfill": "by schedule",

@@ -1,4 +1,6 @@
-"""`make faults`: every stage killed, files damaged, disks filled, at length; writes `.bench/faults.json`.
+"""`make faults`: stages and services killed, files damaged, disks filled, canaries spoiled, at length.
+
+Writes `.bench/faults.json`.
 
 Exit code 1 where anything was lost, invented, half written, or ended in a traceback; each problem is printed.
 """
@@ -23,6 +25,8 @@ from jobs.conf.settings import load_settings
 from jobs.core import SluiceError
 from tests.benchmarks.__main__ import Case, publish
 from tests.data_support import run_named
+from tests.faults import serving
+from tests.faults.cases import none
 from tests.faults.children import DONE, start
 from tests.faults.disks import can_mount, on_full_disk, on_limited_files, small_disk
 from tests.faults.fuzz import Tally, fuzz, fuzz_rows, parquet_file, read_tally
@@ -126,11 +130,6 @@ def kill_cases(kills: list[Kill]) -> list[Case]:
     ]
 
 
-def none(case: str, count: int) -> Case:
-    """A case whose goal is that there is none."""
-    return Case(case, count, None, "", "0", count == 0)
-
-
 def fuzz_cases(tally: Tally, way: str, good: str, bad: str) -> list[Case]:
     """The account of the damaged files that went this way."""
     lost = tally.rows - tally.published - tally.quarantined
@@ -156,17 +155,19 @@ def main(kills: int, files: int) -> int:
         rows = fuzzed(home / "fuzz", fuzz_rows, through, files - through)
         cut = truncated(home / "truncated")
         tries, full = filled(home / "full")
+        served, wrong = serving.run(home / "serving")
     cases: list[Case] = [
         *kill_cases(done),
         *fuzz_cases(chain, "through the whole chain", "published", "quarantined"),
         *fuzz_cases(rows, "read and judged row by row", "good", "bad"),
         none(f"truncated Parquet files of {TRUNCATED} that were not refused with a sentence", len(cut)),
         none(f"of {tries} runs on a full disk, those that left something wrong", len(full)),
+        *served,
     ]
     publish("faults", cases)
     problems: list[Any] = [
         *(f"{each.stage}: {problem}" for each in done for problem in each.problems),
-        *chain.problems, *rows.problems, *cut, *full,
+        *chain.problems, *rows.problems, *cut, *full, *wrong,
     ]  # fmt: skip
     for problem in problems:
         console.print(problem, style="red", highlight=False)

@@ -12,7 +12,7 @@ import pytest
 
 from jobs.conf.settings import Settings
 from jobs.core import GateClosed, Outcome
-from jobs.features.declarations import MODEL_FEATURES
+from jobs.features.declarations import FEATURE_VERSION, MODEL_FEATURES
 from jobs.lake.store import lake_of
 from jobs.lake.tables import PREDICTIONS
 from jobs.monitoring import compare_served
@@ -25,7 +25,6 @@ from jobs.monitoring.compare_served import (
     judge,
     mismatched,
 )
-from jobs.serving.prediction_log import features_text
 from tests.features_data import DAY, put, transaction_rows
 
 NAN = math.nan
@@ -92,32 +91,33 @@ def test_a_transaction_counts_once_by_its_first_answer() -> None:
     log = pd.DataFrame(
         [
             # request, transaction, variant, served at, features
-            ("r1", 1, "shadow", 0, "shadow of r1"),
-            ("r1", 1, "champion", 1, "r1"),
-            ("r2", 1, "champion", 2, "sent again"),
-            ("r3", 2, "rules", 3, ""),
-            ("r4", 3, "shadow", 5, "only its shadow had features"),
-            ("r5", 4, "canary", 6, "r5"),
+            ("r1", 1, "shadow", 0, [0.1]),
+            ("r1", 1, "champion", 1, [1.0]),
+            ("r2", 1, "champion", 2, [1.2]),  # sent again
+            ("r3", 2, "rules", 3, None),
+            ("r4", 3, "shadow", 5, [4.0]),  # only its shadow had features
+            ("r5", 4, "canary", 6, [5.0]),
         ],
         columns=["request_id", "transaction_id", "variant", "served_at", "features"],
     )
-    found = first_answers(log)
+    found = first_answers(log.assign(feature_version="v"))
     assert dict(zip(found["transaction_id"], found["features"], strict=True)) == {
-        1: "r1",
-        3: "only its shadow had features",
-        4: "r5",
+        1: [1.0],
+        3: [4.0],
+        4: [5.0],
     }
 
 
-def serve(home: Settings, *served: tuple[int, str]) -> None:
+def serve(home: Settings, *served: tuple[int, list[float] | None], version: str = FEATURE_VERSION) -> None:
     """Answers of the champion in the prediction log: transaction and features."""
     records = [
         {
             "day": DAY,
-            "request_id": f"r{place}",
+            "request_id": f"{version}-{place}",
             "transaction_id": number,
             "variant": "champion",
             "served_at": datetime(2026, 2, 28, tzinfo=UTC) + timedelta(seconds=place),
+            "feature_version": version,
             "features": features,
         }
         for place, (number, features) in enumerate(served)
@@ -143,14 +143,8 @@ def test_a_day_is_compared_and_what_cannot_be_is_counted(
     put(home, transaction_rows(*((number, "2026-02-28 10:00:00", 1, 10, 100) for number in (1, 2, 3))))
     gap = [NAN, *VALUES[1:]]
     offline_says(monkeypatch, {1: VALUES, 2: gap})
-    serve(
-        home,
-        (2, features_text(MODEL_FEATURES, gap)),
-        (1, features_text(MODEL_FEATURES, VALUES)),
-        (3, '{"of_another_declaration": 1.0}'),
-        (4, features_text(MODEL_FEATURES, VALUES)),  # never published
-        (5, ""),
-    )
+    serve(home, (2, gap), (1, VALUES), (4, VALUES), (5, None))  # 4 was never published
+    serve(home, (3, VALUES), version="of another declaration")
     receipt = compare_served.run(Params(day=DAY), home)
     counted = {
         key: receipt.facts[key] for key in ("rows", "mismatched_rows", "other_declaration", "unpublished")
@@ -164,7 +158,7 @@ def test_a_served_feature_that_differs_closes_the_gate_with_its_evidence(
 ) -> None:
     put(home, transaction_rows((1, "2026-02-28 10:00:00", 1, 10, 100)))
     offline_says(monkeypatch, {1: VALUES})
-    serve(home, (1, features_text(MODEL_FEATURES, [NAN, *VALUES[1:]])))
+    serve(home, (1, [NAN, *VALUES[1:]]))
     with pytest.raises(GateClosed, match="1 of 1 served rows differ from offline"):
         compare_served.run(Params(day=DAY), home)
     evidence = json.loads((home.work / "served" / str(DAY) / "comparison.json").read_text())

@@ -126,3 +126,13 @@ def test_all_features_are_in_the_history_with_values(history: pd.DataFrame) -> N
     assert set(MODEL_FEATURES) <= set(history.columns)
     assert history["customer_count_30d"].notna().mean() > 0.99
     assert history["score"].between(0, 1).all()
+
+
+def test_too_few_scores_are_unknown(history: pd.DataFrame) -> None:
+    days = replayed.by_day(history)
+    day = list(days)[-1]
+    reference = pd.concat([rows for each, rows in days.items() if each != day])
+    few = days[day].assign(score=days[day]["score"].where(np.arange(len(days[day])) < 100))
+    found = measure_columns(reference, few, day, SINCE, POLICY.drift)
+    score = next(each for each in found if each.metric == "prediction_psi")
+    assert (score.status, score.detail) == ("unknown", "100 scores, needed 500")

@@ -52,7 +52,8 @@ def prediction(number: int, day: date = DAY) -> dict[str, object]:
         "day": day, "request_id": f"r{number}", "transaction_id": number, "event_time": moment,
         "customer_id": 1, "terminal_id": 2, "amount_minor": 300, "model_version": "1",
         "variant": "champion", "step": "", "score": 0.5, "decision": "approve", "rule": "", "error": "",
-        "latency_ms": 1.0, "served_at": moment, "features": "{}",
+        "latency_ms": 1.0, "served_at": moment, "feature_version": "v", "would_be": "",
+        "features": [1.0, None],
     }  # fmt: skip
 
 

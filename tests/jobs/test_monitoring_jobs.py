@@ -13,7 +13,7 @@ import pytest
 
 from jobs.conf.policy import load_policy
 from jobs.conf.settings import Settings
-from jobs.features.declarations import MODEL_FEATURES
+from jobs.features.declarations import FEATURE_VERSION, MODEL_FEATURES
 from jobs.lake.store import Lake, lake_of
 from jobs.lake.tables import (
     LABELS,
@@ -91,12 +91,12 @@ def write(lake: Lake, table: object, frame: pd.DataFrame) -> None:
 def serve(settings: Settings, version: str, rows: pd.DataFrame, *, merged: bool = True) -> None:
     """Rows of the prediction log, and the chargebacks two days later."""
     lake = lake_of(settings)
-    texts = [json.dumps(each) for each in rows[list(MODEL_FEATURES)].to_dict("records")]
     log = rows.assign(
         request_id=[f"r{each}" for each in rows["transaction_id"]], terminal_id=1,
         customer_id=rows.get("customer_id", rows["transaction_id"]),
         model_version=version, variant="champion", step="", decision="approve", rule="", error="",
-        latency_ms=1.0, served_at=rows["event_time"], features=texts,
+        latency_ms=1.0, served_at=rows["event_time"], feature_version=FEATURE_VERSION, would_be="",
+        features=rows[list(MODEL_FEATURES)].to_numpy().tolist(),
     )  # fmt: skip
     write(lake, PREDICTIONS, log)
     write(lake, TRANSACTIONS, log)

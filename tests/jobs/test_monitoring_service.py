@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from datetime import date, timedelta
 
 import numpy as np
@@ -15,7 +14,7 @@ from scipy import stats
 
 from jobs.conf.policy import load_policy
 from jobs.conf.settings import Settings
-from jobs.features.declarations import MODEL_FEATURES
+from jobs.features.declarations import FEATURE_VERSION, MODEL_FEATURES
 from jobs.lake.store import Lake, lake_of
 from jobs.lake.tables import LABELS, MERGED_LABELS, PREDICTIONS, QUARANTINE, TRANSACTIONS
 from jobs.monitoring import service
@@ -112,7 +111,8 @@ def answered(lake: Lake, day: date, count: int) -> pd.DataFrame:
             "terminal_id": 1, "amount_minor": 100, "model_version": "1", "variant": "champion", "step": "",
             "score": 0.1, "decision": np.where(number == count - 1, "block", "approve"), "rule": "",
             "error": "", "latency_ms": 1.0, "served_at": at,
-            "features": json.dumps(dict.fromkeys(MODEL_FEATURES, 1.0)),
+            "feature_version": FEATURE_VERSION, "would_be": "",
+            "features": [[1.0] * len(MODEL_FEATURES)] * count,
         }
     )  # fmt: skip
     put(lake, PREDICTIONS, pd.concat([rows, rows[:1].assign(request_id="again")]))

@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from jobs.conf.policy import load_policy
+from jobs.conf.policy import Policy, load_policy
 from jobs.conf.settings import Settings
 from jobs.lake.store import lake_of
 from jobs.lake.tables import PREDICTIONS
 from jobs.serving.app import Service, create_app
 from jobs.serving.bundle import ModelBundle
 from jobs.serving.follower import ServedModel, ServingState
-from jobs.serving.routing import in_canary
+from jobs.serving.routing import held_out, in_canary
 from tests.served_bundles import (
     PlainFeatures,
     constant_graph,
@@ -48,12 +48,12 @@ def model(tmp_path: Path) -> MakeModel:
 
 @contextmanager
 def served(
-    home: Settings, state: ServingState, token: str = ""
+    home: Settings, state: ServingState, token: str = "", policy: Policy = POLICY
 ) -> Iterator[tuple[TestClient, Service, PlainFeatures]]:
     """The service with this state; MLflow is not there, so nothing changes it."""
     features = PlainFeatures()
     settings = home.model_copy(update={"mlflow_uri": "http://127.0.0.1:9"})
-    app = create_app(settings, token=token, policy=POLICY, features=features)
+    app = create_app(settings, token=token, policy=policy, features=features)
     with TestClient(app) as client:
         service: Service = app.state.service
         service.follower.state = state
@@ -94,7 +94,8 @@ def test_the_champion_answers_and_every_answer_is_logged_once(home: Settings, mo
     assert [row["score"] for row in rows] == [body["score"] for body in bodies]
     assert all(row["step"] == "" and row["error"] == "" for row in rows)
     assert all(0 < row["latency_ms"] < 1000 for row in rows)
-    assert rows[1]["features"] == '{"amount": 1.0, "risk": 0.0, "gap": null}'
+    assert rows[1]["features"] == [1.0, 0.0, None]
+    assert rows[1]["feature_version"] == "test"
 
 
 @pytest.mark.parametrize(
@@ -158,7 +159,7 @@ def test_a_feature_store_that_is_down_leaves_the_rules_and_says_so(home: Setting
     assert (back["variant"], back["decision"]) == ("champion", "block")
     first = logged(home)[0]
     assert first["error"] == "features: the store is down"
-    assert first["features"] == ""
+    assert first["features"] is None
 
 
 def test_customers_in_the_canary_get_the_challenger_and_the_others_do_not(
@@ -309,7 +310,7 @@ def test_the_state_page_tells_who_serves_and_what_was_logged(home: Settings, mod
     assert (page["champion"], page["challenger"], page["percent"]) == ("3", None, 0)
     assert page["alerts"] == ["alias champion points at version 9"]
     assert page["answers"] == {"champion": 1}
-    assert page["log"]["written"] == 1
+    assert page["log"]["queued"] == 1
     assert "MLflow does not answer" in page["registry_error"]
 
 
@@ -322,3 +323,83 @@ def test_with_a_token_nobody_scores_without_it(home: Settings) -> None:
         right = {"Authorization": "Bearer open sesame"}
         assert client.post("/score", json=transaction(), headers=right).status_code == 200
         assert client.get("/health").status_code == 200
+
+
+def policy_with(section: str, **changes: Any) -> Policy:
+    """The policy with other values in one section."""
+    return POLICY.model_copy(update={section: getattr(POLICY, section).model_copy(update=changes)})
+
+
+def test_a_share_of_the_models_blocks_is_let_through_and_the_log_says_what_it_would_have_been(
+    home: Settings, model: MakeModel
+) -> None:
+    share, policy = 0.3, policy_with("serving", holdout_share=0.3)
+    champion = model("3", constant_graph(0.95, 3))
+    with served(home, ServingState(champion), policy=policy) as (client, _, _):
+        answers = [client.post("/score", json=transaction(transaction_id=n)).json() for n in range(60)]
+        again = client.post("/score", json=transaction(transaction_id=7)).json()
+        metrics = client.get("/metrics").text
+    chosen = {n for n in range(60) if held_out(n, share, SALT)}
+    assert 5 < len(chosen) < 40
+    for n, answer in enumerate(answers):
+        expected = ("approve", "holdout") if n in chosen else ("block", "champion")
+        assert (answer["decision"], answer["variant"]) == expected
+        assert (answer["model_version"], answer["score"]) == ("3", pytest.approx(0.95))
+    assert again["decision"] == answers[7]["decision"]
+    through = len(chosen) + (7 in chosen)
+    assert f"sluice_holdout_total {through}.0" in metrics
+    assert f"sluice_holdout_amount_minor_total {through * 100}.0" in metrics
+    rows = logged(home)
+    assert {row["transaction_id"] for row in rows if row["variant"] == "holdout"} == chosen
+
+
+def test_what_a_list_blocks_is_never_let_through(home: Settings, model: MakeModel) -> None:
+    policy = policy_with("serving", holdout_share=1.0)
+    rules = POLICY.rules.model_copy(update={"deny_customers": (IN_5,), "deny_terminals": (9,)})
+    policy = policy.model_copy(update={"rules": rules})
+    with served(home, ServingState(model("3", constant_graph(0.95, 3))), policy=policy) as (client, _, _):
+        answers = [
+            client.post("/score", json=transaction(**change)).json()
+            for change in ({"customer_id": IN_5}, {"terminal_id": 9}, {"amount_minor": 500_001}, {})
+        ]
+    assert [(answer["decision"], answer["rule"]) for answer in answers] == [
+        ("block", "deny_customer"),
+        ("block", "deny_terminal"),
+        ("approve", ""),
+        ("approve", ""),
+    ]
+
+
+def test_a_model_that_does_not_answer_in_time_leaves_the_next_one_or_the_rules(
+    home: Settings, model: MakeModel
+) -> None:
+    policy = policy_with("serving", answer_seconds=0.001)
+    slow = model("4", slow_graph(3, size=512, rounds=30))
+    quick = model("3", constant_graph(0.6, 3))
+    with served(home, ServingState(quick, slow, "canary_5", 5), policy=policy) as (client, service, _):
+        beside = client.post("/score", json=transaction(customer_id=IN_5)).json()
+        service.follower.state = ServingState(slow)
+        alone = client.post("/score", json=transaction(transaction_id=12)).json()
+    assert (beside["variant"], beside["degraded"]) == ("champion", "")
+    assert (alone["variant"], alone["rule"], alone["degraded"]) == ("rules", "too_late", "too_late")
+    assert {row["error"] for row in logged(home) if row["model_version"] == "4"} == {"no score in time"}
+
+
+def test_champion_canary_shadow_and_holdout_stand_side_by_side(home: Settings, model: MakeModel) -> None:
+    policy = policy_with("serving", holdout_share=0.5)
+    certain, mild = model("3", constant_graph(0.95, 3)), model("4", constant_graph(0.2, 3))
+    with served(home, ServingState(certain, mild, "canary_50", 50), policy=policy) as (client, service, _):
+        for number in range(40):
+            client.post("/score", json=transaction(transaction_id=number, customer_id=number))
+        service.follower.state = ServingState(certain, mild, "shadow", 0)
+        for number in range(40, 50):
+            client.post("/score", json=transaction(transaction_id=number, customer_id=number))
+    rows = logged(home)
+    assert {row["variant"] for row in rows} == {"champion", "canary", "holdout", "shadow"}
+    answers = [row for row in rows if row["variant"] != "shadow"]
+    assert [row["transaction_id"] for row in answers] == list(range(50))  # each once
+    for row in answers:
+        canary = row["transaction_id"] < 40 and in_canary(row["customer_id"], 50, SALT)
+        held = not canary and held_out(row["transaction_id"], 0.5, SALT)
+        assert row["variant"] == ("canary" if canary else "holdout" if held else "champion")
+        assert row["model_version"] == ("4" if canary else "3")

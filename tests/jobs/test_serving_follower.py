@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import shutil
+import socket
+import time
 from pathlib import Path
+from threading import Event, Thread
 
 import pytest
 
 from jobs.conf.policy import load_policy
 from jobs.conf.settings import Settings
 from jobs.core import SluiceError
+from jobs.locks import file_lock
 from jobs.promotion.state import Routing
+from jobs.serving import follower as follower_module
 from jobs.serving.bundles import bundles_folder, cached_bundle, fetch_bundle
 from jobs.serving.follower import Follower
 from tests.served_bundles import (
@@ -231,3 +236,89 @@ def test_lost_bundles_and_a_broken_state_file_are_no_reason_to_stop(
     again = follower_of(installation)
     again.restore()
     assert again.state.champion is None
+
+
+def test_a_challenger_that_is_taken_off_leaves_before_the_next_one_is_fetched(
+    installation: Settings, bundle: Path
+) -> None:
+    client, champion = register(installation, bundle, COMPLETED)
+    canary = {"sluice.promotion": "canary", "sluice.step": "canary_25"}
+    _, bad = register(installation, bundle, canary)
+    _, after = register(installation, bundle, canary)
+    name = installation.model_name
+    client.set_registered_model_alias(name, "champion", champion)
+    client.set_registered_model_alias(name, "challenger", bad)
+    follower = follower_of(installation)
+    follower.poll()
+    assert follower.state.percent == 25
+    client.set_registered_model_alias(name, "challenger", after)
+    with file_lock(bundles_folder(installation) / f".{after}.lock"):  # another replica fetches it, slowly
+        look = Thread(target=follower.poll)
+        look.start()
+        deadline = time.monotonic() + 5
+        while follower.state.challenger is not None and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert follower.state.challenger is None
+        assert follower.state.champion is not None
+        assert follower.state.champion.version == champion
+    look.join(20)
+    assert follower.state.challenger is not None
+    assert follower.state.challenger.version == after
+
+
+def test_what_was_served_before_a_restart_counts_only_after_a_look_at_the_registry(
+    installation: Settings, bundle: Path
+) -> None:
+    client, champion = register(installation, bundle, COMPLETED)
+    canary = {"sluice.promotion": "canary", "sluice.step": "canary_25"}
+    _, bad = register(installation, bundle, canary)
+    name = installation.model_name
+    client.set_registered_model_alias(name, "champion", champion)
+    client.set_registered_model_alias(name, "challenger", bad)
+    follower_of(installation).poll()
+    client.delete_registered_model_alias(name, "challenger")  # rolled back while the service was down
+    restarted = follower_of(installation)
+    restarted.start()
+    try:
+        assert restarted.ready.wait(20)
+        assert restarted.state.challenger is None
+    finally:
+        restarted.stop()
+
+
+def test_a_restart_does_not_wait_for_a_registry_that_hangs(
+    installation: Settings, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client, champion = register(installation, bundle, COMPLETED)
+    client.set_registered_model_alias(installation.model_name, "champion", champion)
+    follower_of(installation).poll()
+    monkeypatch.setattr(follower_module, "FIRST_LOOK_SECONDS", 0.3)
+    with socket.create_server(("127.0.0.1", 0)) as mute:  # takes connections and never answers
+        hanging = f"http://127.0.0.1:{mute.getsockname()[1]}"
+        restarted = follower_of(installation.model_copy(update={"mlflow_uri": hanging}))
+        restarted.start()
+        assert restarted.ready.wait(5)
+        assert restarted.polls == 0
+        assert restarted.state.champion is not None
+        assert restarted.state.champion.version == champion
+        restarted.stop()
+
+
+def test_a_restart_is_not_ready_before_the_feature_stores_were_tried(
+    installation: Settings, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client, champion = register(installation, bundle, COMPLETED)
+    client.set_registered_model_alias(installation.model_name, "champion", champion)
+    follower_of(installation).poll()
+    monkeypatch.setattr(follower_module, "FIRST_LOOK_SECONDS", 0.05)
+    tried = Event()
+
+    def slowly() -> None:
+        tried.wait(10)
+
+    restarted = Follower(installation, load_policy(), NAMES, "test", each_time=slowly)
+    restarted.start()
+    assert not restarted.ready.wait(0.5)
+    tried.set()
+    assert restarted.ready.wait(20)
+    restarted.stop()

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import http.client
+import itertools
+import json
 import os
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import pyarrow as pa
 import pytest
 
-from jobs.conf.settings import Settings
+from jobs.conf.settings import Settings, load_settings
 from jobs.core import SluiceError
 from jobs.features import materialize
 from jobs.features.declarations import FEATURE_VERSION, MODEL_FEATURES, stored_features
@@ -41,7 +47,7 @@ def free_port() -> int:
 
 
 @contextmanager
-def running(settings: Settings) -> Iterator[tuple[httpx.Client, subprocess.Popen[str]]]:
+def running(settings: Settings, *words: str) -> Iterator[tuple[httpx.Client, subprocess.Popen[str]]]:
     """`python -m jobs.serving` until the block ends."""
     environment = {
         **{key: value for key, value in os.environ.items() if not key.startswith("SLUICE_")},
@@ -51,11 +57,11 @@ def running(settings: Settings) -> Iterator[tuple[httpx.Client, subprocess.Popen
         "SLUICE_ONLINE_STORE": settings.online_store,
         "SLUICE_REDIS_URL": settings.redis_url,
     }
-    command = [sys.executable, "-m", "jobs.serving"]
+    command = [sys.executable, "-m", "jobs.serving", *words]
     with subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True) as process:
         try:
             with httpx.Client(base_url=settings.scoring_uri, timeout=10) as client:
-                wait_until(lambda: is_ready(client), 60)
+                wait_until(lambda: is_ready(client), 180)  # MLflow alone takes its time to load
                 yield client, process
         finally:
             if process.poll() is None:
@@ -169,12 +175,13 @@ def test_a_service_follows_the_registry_scores_stored_features_and_flushes_its_l
         assert stop(process) == 0
 
 
-def run_briefly(uri: str) -> subprocess.CompletedProcess[str]:
+def run_briefly(uri: str, *words: str, home: Settings | None = None) -> subprocess.CompletedProcess[str]:
     environment = {key: value for key, value in os.environ.items() if "SLUICE" not in key}
+    place = {"SLUICE_HOME": str(home.home)} if home else {}
     return subprocess.run(
-        [sys.executable, "-m", "jobs.serving"],
+        [sys.executable, "-m", "jobs.serving", *words],
         cwd=ROOT,
-        env=environment | {"SLUICE_SCORING_URI": uri},
+        env=environment | place | {"SLUICE_SCORING_URI": uri},
         capture_output=True,
         text=True,
         timeout=60,
@@ -224,3 +231,72 @@ def test_serving_loads_neither_spark_nor_training_nor_airflow() -> None:
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert ended.stdout.strip() == "[]"
+
+
+class Sender(threading.Thread):
+    """Sends one transaction after the other over one connection, and anew where it is asked to."""
+
+    def __init__(self, uri: str, first: int) -> None:
+        super().__init__(daemon=True)
+        self.answered: list[int] = []
+        self.lost: list[str] = []
+        self.stopping = threading.Event()
+        self._uri = urlsplit(uri)
+        self._first = first
+
+    def run(self) -> None:
+        connection = http.client.HTTPConnection(self._uri.hostname or "", self._uri.port, timeout=10)
+        for number in itertools.count(self._first):
+            if self.stopping.is_set():
+                return
+            try:
+                connection.request("POST", "/score", json.dumps(transaction(number)))
+                response = connection.getresponse()
+                response.read()
+            except OSError as error:
+                self.lost.append(repr(error))
+                connection.close()
+                continue
+            if response.status == 200:
+                self.answered.append(number)
+            else:
+                self.lost.append(str(response.status))
+            time.sleep(0.03)  # below the rate of one client, all senders together
+
+
+def test_the_next_process_takes_over_and_no_request_is_lost() -> None:
+    # a short path: a Unix socket has one
+    with tempfile.TemporaryDirectory(prefix="sluice-") as folder:
+        settings = load_settings({"SLUICE_HOME": f"{folder}/home"}).model_copy(
+            update={"scoring_uri": f"http://127.0.0.1:{free_port()}", "mlflow_uri": "http://127.0.0.1:9"}
+        )
+        with running(settings) as (_, first):
+            senders = [Sender(settings.scoring_uri, 1 + number * 1_000_000) for number in range(4)]
+            for sender in senders:
+                sender.start()
+            wait_until(lambda: all(len(sender.answered) > 5 for sender in senders), 60)
+            with running(settings, "--take-over") as (_, second):
+                assert first.wait(180) == 0
+                so_far = [len(sender.answered) for sender in senders]
+                wait_until(
+                    lambda: all(
+                        len(sender.answered) > before + 5
+                        for sender, before in zip(senders, so_far, strict=True)
+                    ),
+                    60,
+                )
+                for sender in senders:
+                    sender.stopping.set()
+                for sender in senders:
+                    sender.join()
+                assert stop(second) == 0
+        assert [sender.lost for sender in senders] == [[]] * 4
+        logged = lake_of(settings).read(PREDICTIONS)["transaction_id"].to_pylist()
+        assert sorted(logged) == sorted(number for sender in senders for number in sender.answered)
+
+
+def test_there_must_be_somebody_to_take_over_from(home: Settings) -> None:
+    ended = run_briefly(f"http://127.0.0.1:{free_port()}", "--take-over", home=home)
+    assert ended.returncode == 1
+    assert "nobody to take over from" in ended.stderr
+    assert "Traceback" not in ended.stderr

@@ -25,6 +25,8 @@ from jobs.serving.bundles import fetch_bundle
 from jobs.training import calibrate, evaluate, gate, register, train_torch, train_xgboost, tune
 from jobs.training.bundle_writer import bundle_digest
 from jobs.training.evidence import Evidence
+from jobs.training.frame import FrameFacts
+from jobs.training.lineage import lineage_of
 from jobs.training.model_card import description_of
 from jobs.training.pictures import PICTURES
 from jobs.training.run_folder import RunFolder
@@ -212,6 +214,31 @@ def test_two_trainings_that_end_at_once_are_registered_one_after_the_other(
         receipts = list(pool.map(lambda params: register.run(params, settings), both))
     assert len({receipt.facts["version"] for receipt in receipts}) == 2
     assert seen in (["early", "early", "late", "late"], ["late", "late", "early", "early"])
+
+
+def test_a_verdict_on_other_evidence_registers_nothing(settings: Settings) -> None:
+    folder = judged_like_the_first(settings, "swapped")
+    facts = folder.read_facts("evaluation.json")
+    folder.write_facts("evaluation.json", facts | {"positives": facts["positives"] + 1})
+    with pytest.raises(SluiceError, match=r"run swapped: gate\.json judged another evaluation\.json"):
+        register.run(register.Params(day=DAY, run="swapped"), settings)
+
+
+def test_a_run_whose_policy_has_changed_on_the_way_registers_nothing(settings: Settings) -> None:
+    folder = judged_like_the_first(settings, "changed")
+    origin = folder.read_facts("origin.json")
+    origin["policy"]["decisions"]["block_above"] = 0.8
+    folder.write_facts("origin.json", origin)
+    with pytest.raises(SluiceError, match=r"policy decisions block_above: was 0\.8, is 0\.9; train again"):
+        register.run(register.Params(day=DAY, run="changed"), settings)
+
+
+def test_a_model_of_two_states_of_the_code_names_no_clean_commit(settings: Settings) -> None:
+    folder = judged_like_the_first(settings, "between")
+    origin = folder.read_facts("origin.json")
+    folder.write_facts("origin.json", origin | {"code_commit": "0123abc"})
+    facts = folder.read_model("frame.json", FrameFacts)
+    assert lineage_of(folder, facts, "none", settings).code_commit == "0123abc+changes"
 
 
 def test_shuffled_labels_are_blocked_against_the_baselines_and_registered_all_the_same(

@@ -1,0 +1,150 @@
+"""Scores of a step: against the challenger's own in shadow and offline, and its ranks beside the champion's.
+
+Requests of one customer are alike: customers are drawn, and summed over, as a whole.
+Source of the ranks' standard error: DeLong, DeLong and Clarke-Pearson 1988, clustered as Obuchowski 1997.
+"""
+
+from __future__ import annotations
+
+from math import nan, sqrt
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from jobs.conf.policy import Policy
+from jobs.core import Check, Outcome
+from jobs.monitoring.statistics import Floats, psi_lower_bound, quantile_edges
+from jobs.promotion.look import Look, latest_rows, made_check
+from jobs.promotion.sequential import FIRST_LOOK
+from jobs.promotion.state import percent_of
+
+DRAWS = 200
+CLUSTERS = 200  # more customers than this are drawn in groups
+TOP_SHARE = 0.25  # of the champion's scores: what it holds for suspicious
+
+
+def scores(look: Look, policy: Policy) -> list[Check]:
+    """The challenger's scores against its own in shadow, and against its own offline ones."""
+    limit, evidence = policy.canary.score_psi_max, look.evidence
+    answered = _scored(evidence.challenger)
+    enough = look.number > 0 and len(answered) >= FIRST_LOOK
+    checks = []
+    if percent_of(evidence.step):
+        name = "score PSI against own shadow"
+        shadow = _scored(evidence.shadow)
+        if enough and len(shadow) >= FIRST_LOOK:
+            pooled = shadow["score"].to_numpy(dtype=np.float64)
+            value, lower = _score_shift(pooled, shadow, answered, policy, look.alpha)
+            checks.append(_shift_check(name, value, lower, limit))
+        else:
+            detail = f"{len(answered)} canary and {len(shadow)} shadow scores: too few"
+            checks.append(made_check(name, Outcome.INCONCLUSIVE, nan, limit, detail))
+    if evidence.challenger_reference is not None and enough:
+        checks.append(_against_offline(look, evidence.challenger_reference, answered, policy))
+    return checks
+
+
+def _against_offline(look: Look, reference: Floats, answered: pd.DataFrame, policy: Policy) -> Check:
+    """Live scores against the offline ones; what the champion's scores moved as well is the world's doing."""
+    evidence, limit, world = look.evidence, policy.canary.score_psi_max, 0.0
+    value, lower = _score_shift(reference, _each_alone(reference), answered, policy, look.alpha)
+    champion = _scored(pd.concat([evidence.champion, evidence.champion_before], ignore_index=True))
+    own = evidence.champion_reference
+    if own is not None and len(champion) >= FIRST_LOOK:
+        world, _ = _score_shift(own, _each_alone(own), champion, policy, look.alpha)
+    return _shift_check("score PSI against own offline scores", value - world, lower - world, limit)
+
+
+def _each_alone(values: Floats) -> pd.DataFrame:
+    return pd.DataFrame({"customer_id": np.arange(len(values)), "score": values})
+
+
+def _shift_check(name: str, value: float, lower: float, limit: float) -> Check:
+    if lower > limit:
+        detail = f"{name} is {value:.2f}, at least {lower:.2f}; allowed {limit:g}"
+        return made_check(name, Outcome.FAIL, value, limit, detail)
+    return made_check(name, Outcome.PASS, value, limit)
+
+
+def _score_shift(
+    edges_from: Floats, first: pd.DataFrame, second: pd.DataFrame, policy: Policy, alpha: float
+) -> tuple[float, float]:
+    """PSI of scores and its lower bound, customers drawn as a whole; bins as fine as the sample bears."""
+    bins = int(np.clip(min(len(first), len(second)) // 12, 3, policy.drift.bins))
+    edges = quantile_edges(_rounded(edges_from), bins)
+    return psi_lower_bound(
+        _counts_by_cluster(first, edges),
+        _counts_by_cluster(second, edges),
+        z_score=float(stats.norm.isf(alpha)),
+        samples=DRAWS,
+        generator=np.random.default_rng(7),
+    )
+
+
+def _counts_by_cluster(rows: pd.DataFrame, edges: Floats) -> Floats:
+    codes = pd.factorize(rows["customer_id"])[0] % CLUSTERS
+    places = np.searchsorted(edges, _rounded(rows["score"].to_numpy(dtype=np.float64)), side="left")
+    counts = np.zeros((int(codes.max()) + 1, len(edges) + 1))
+    np.add.at(counts, (codes, places), 1.0)
+    return counts
+
+
+def _rounded(values: Floats) -> Floats:
+    """Calibrated scores come in plateaus: a difference in the last bit must not move one over an edge."""
+    return np.asarray(np.round(values, 6), dtype=np.float64)
+
+
+def agreement(look: Look, policy: Policy) -> Check:
+    """Whether the challenger sees danger where the champion does: both have scored the shadow's requests.
+
+    The chance that it ranks a request of the champion's suspicious quarter above another one: 0.5 is what a
+    model knows that was trained on noise. A better model may well disagree, but not about everything.
+    """
+    name, limit = "agreement with the champion's ranks", policy.canary.agreement_min
+    columns = ["request_id", "customer_id", "score"]
+    pairs = _scored(look.evidence.challenger)[columns].merge(
+        _scored(look.evidence.champion)[["request_id", "score"]], on="request_id", suffixes=("", "_champion")
+    )
+    theirs = _rounded(pairs["score_champion"].to_numpy(dtype=np.float64))
+    top = theirs > np.quantile(theirs, 1 - TOP_SHARE) if len(theirs) else np.empty(0, dtype=bool)
+    if look.number == 0 or len(pairs) < FIRST_LOOK or not 1 < top.sum() < len(top) - 1:
+        detail = f"{len(pairs)} requests that both have scored: too few, or all alike"
+        return made_check(name, Outcome.INCONCLUSIVE, nan, limit, detail)
+    mine = _rounded(pairs["score"].to_numpy(dtype=np.float64))
+    value, error = clustered_auc(mine, top, pairs["customer_id"].to_numpy())
+    upper = value + float(stats.norm.isf(look.alpha)) * error
+    if upper < limit:
+        detail = f"{name} is {value:.2f}, at most {upper:.2f}; 0.5 is chance, needed {limit:g}"
+        return made_check(name, Outcome.FAIL, value, limit, detail)
+    return made_check(name, Outcome.PASS, value, limit)
+
+
+def clustered_auc(values: Floats, top: np.ndarray, clusters: np.ndarray) -> tuple[float, float]:
+    """Chance that a value of the top stands above another, ties half, and its standard error.
+
+    Args:
+        values: [rows].
+        top: [rows], who should stand above; both kinds must be there.
+        clusters: [rows], rows of one cluster are correlated.
+    """
+    above, below = values[top], values[~top]
+    wins = np.empty(len(values))
+    wins[top] = _share_below(above, below)
+    wins[~top] = 1.0 - _share_below(below, above)
+    area = float(wins[top].mean())
+    influence = np.where(top, (wins - area) / len(above), (wins - area) / len(below))
+    sums = np.bincount(pd.factorize(clusters)[0], weights=influence)
+    return area, sqrt(float((sums**2).sum()))
+
+
+def _share_below(values: Floats, others: Floats) -> Floats:
+    """For each value the share of the others below it, ties half."""
+    ordered = np.sort(others)
+    left = np.searchsorted(ordered, values, side="left")
+    right = np.searchsorted(ordered, values, side="right")
+    return np.asarray((left + right) / (2.0 * len(others)), dtype=np.float64)
+
+
+def _scored(rows: pd.DataFrame) -> pd.DataFrame:
+    return latest_rows(rows, "score", 20_000)

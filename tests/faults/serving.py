@@ -1,0 +1,189 @@
+"""Faults of serving and canary over real processes and HTTP: `make faults` runs all of it.
+
+In: a folder. Out: one case for each figure, and each problem as a sentence.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from itertools import product
+from pathlib import Path
+
+from rich.console import Console
+
+from jobs.conf.settings import load_settings
+from jobs.promotion import roll_back
+from jobs.serving.prediction_log import LOST_SECONDS
+from tests.benchmarks.__main__ import Case
+from tests.faults import canaries, canaries_http, flips, outages, restarts
+from tests.faults.canaries_http import BACK_SECONDS, FOLLOW_SECONDS, Story
+from tests.faults.cases import none, within
+from tests.faults.outages import RECOVERED_SECONDS, Outage
+from tests.faults.restarts import Restart
+from tests.faults.servers import World, start_all, world
+from tests.faults.stored_lake import lake_on_s3
+from tests.faults.versions import FAULTS
+from tests.s3_server import free_port
+
+KILLS, OVERS, STOPS, NULLS = 8, 3, 2, 3
+MOVES, TIMED_MOVES = 100, 20
+TRIALS = 200  # simulated promotions of each kind
+console = Console()
+Found = tuple[list[Case], list[str]]
+
+
+def run(folder: Path) -> Found:
+    """All scenarios, in the order in which each leaves the world to the next."""
+    cases: list[Case] = []
+    problems: list[str] = []
+    home = load_settings({"SLUICE_HOME": str(folder / "home")})
+    home = home.model_copy(update={"airflow_uri": f"http://127.0.0.1:{free_port()}"})
+    with world(folder / "world", home, replicas=2, mlflow_server=True) as ours:
+        start_all(ours)
+        for scenario in (_outages, _aliases, _restarts, _bad_canaries, _null_canaries, _way_back):
+            found, wrong = _told(scenario, ours)
+            cases += found
+            problems += wrong
+    for found, wrong in (lake_on_s3(folder / "s3", home), _trials()):
+        cases += found
+        problems += wrong
+    return cases, problems
+
+
+def _trials() -> Found:
+    """Promotions on simulated requests, by the hundred."""
+    figures = canaries.run(TRIALS)
+    wrong = canaries.problems(figures)
+    goals = {"share rolled back": canaries.FALSE_SHARE_ALLOWED, "share missed": 0.0,
+             "seconds at most": canaries.SECONDS_ALLOWED}  # fmt: skip
+    cases = []
+    for name, value in figures.items():
+        goal = goals.get(name.partition(": ")[2])
+        met = goal is None or value <= goal
+        cases.append(
+            Case(
+                f"simulated canary, {name}", value, None, "", f"<= {goal:g}" if goal is not None else "", met
+            )
+        )
+    return cases, wrong
+
+
+def _told(scenario: Callable[[World], Found], ours: World) -> Found:
+    """A scenario that gave up is a problem of its own, and the others still run."""
+    name, started = scenario.__name__.strip("_").replace("_", " "), time.monotonic()
+    try:
+        found, wrong = scenario(ours)
+    except Exception as error:
+        found, wrong = [none(f"{name}: given up", 1)], [f"{name}: {error!r}"]
+    console.print(f"{name}: {time.monotonic() - started:.0f} s, {len(wrong)} problems")
+    return found, wrong
+
+
+def _outages(ours: World) -> Found:
+    without = outages.rules_without_a_model(ours)
+    canaries_http.settle(ours)
+    done = [
+        outages.registry_outage(ours),
+        outages.registry_hangs(ours),
+        outages.redis_outage(ours),
+        outages.redis_hangs(ours),
+        outages.lake_outage(ours),
+        outages.airflow_outage(ours),
+    ]
+    cases = [none("no model yet: answers that are not the rules'", len(without))]
+    for each in done:
+        cases += outage_cases(each)
+    return cases, [*without, *(problem for each in done for problem in each.problems)]
+
+
+def outage_cases(each: Outage) -> list[Case]:
+    """One outage's figures."""
+    return [
+        none(f"{each.name} away: of {each.requests} requests lost", each.lost),
+        none(f"{each.name} away: other problems", len(each.problems) - each.lost),
+        within(f"{each.name} back: all is well after", each.seconds_back, RECOVERED_SECONDS),
+        Case(f"{each.name} away: slowest answer", each.slowest, None, "s", "", True),
+    ]
+
+
+def _aliases(ours: World) -> Found:
+    players = flips.cast(ours)
+    found = flips.flipped(ours, players, MOVES, TIMED_MOVES, seed=1)
+    apart = flips.routed_alike(ours, players)
+    cases = [
+        none(f"{found.moves} moves of aliases: of {found.requests} requests lost", found.lost),
+        none("moves of aliases: answers without a model or by a wrong one", len(found.problems) - found.lost),
+        within(
+            "moves of aliases: the slowest until both replicas agreed",
+            found.slowest_agreement,
+            FOLLOW_SECONDS,
+        ),
+        none("customers whom two replicas route differently", len(apart)),
+    ]
+    return cases, [*found.problems, *apart]
+
+
+def _restarts(ours: World) -> Found:
+    players = flips.cast(ours)
+    kills = [restarts.killed(ours, players, seed) for seed in range(KILLS)]
+    flips.cast(ours)
+    overs = [restarts.handed_over(ours) for _ in range(OVERS)]
+    stops = [restarts.stopped(ours, ours.replicas[0]) for _ in range(STOPS)]
+    cases = [
+        none(f"of {len(kills)} kills in canary steps, those that left something wrong", _bad(kills)),
+        Case(
+            f"most answers that a kill took from the log, all given within {LOST_SECONDS:g} s before it",
+            max(each.unlogged for each in kills), None, "answers", "", True,
+        ),
+        none(f"of {len(overs)} handovers under load, those that lost a request", _bad(overs)),
+        none(f"of {len(stops)} graceful stops under load, those that lost a request", _bad(stops)),
+    ]  # fmt: skip
+    return cases, [problem for each in (*kills, *overs, *stops) for problem in each.problems]
+
+
+def _bad(found: Sequence[Restart]) -> int:
+    return sum(bool(each.problems) for each in found)
+
+
+def _bad_canaries(ours: World) -> Found:
+    _, champion = canaries_http.settle(ours)
+    cases, problems = [], []
+    for fault, always in product(FAULTS, (False, True)):
+        story = canaries_http.bad_canary(ours, fault, champion, always=always)
+        problems += story.problems
+        name = f"{fault.replace('_', ' ')}{' from the start' if always else ' by night'}"
+        console.print(f"  {name}: {story.outcome} at {story.step}: {story.reason}", highlight=False)
+        cases += bad_canary_cases(name, story)
+        if story.outcome == "completed":
+            roll_back.run(roll_back.Params(version=story.version, reason="it was spoiled"), ours.settings)
+    return cases, problems
+
+
+def bad_canary_cases(name: str, story: Story) -> list[Case]:
+    """One bad version's figures."""
+    return [
+        none(f"bad canary, {name}: not caught, or other problems", len(story.problems)),
+        within(
+            f"bad canary, {name}: back on the champion",
+            story.seconds_back,
+            BACK_SECONDS,
+        ),
+    ]
+
+
+def _null_canaries(ours: World) -> Found:
+    canaries_http.settle(ours)
+    stories = [canaries_http.null_canary(ours) for _ in range(NULLS)]
+    back = sum(story.outcome != "completed" for story in stories)
+    problems = [problem for story in stories for problem in story.problems]
+    return [none(f"of {NULLS} identical canaries over HTTP rolled back", back)], problems
+
+
+def _way_back(ours: World) -> Found:
+    problems, seconds = canaries_http.way_back(ours)
+    cases = [
+        none("champion taken back by hand: problems", len(problems)),
+        within("champion taken back by hand: all replicas serve the one before", seconds, FOLLOW_SECONDS),
+    ]
+    return cases, problems

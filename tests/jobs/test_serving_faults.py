@@ -1,0 +1,60 @@
+"""Two scoring services under load lose no request: a sample of what `make faults` does at length.
+
+One world for the module; each test leaves it as the next one needs it: replicas that serve, and a champion.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from jobs.conf.settings import load_settings
+from tests import redis_server
+from tests.faults import canaries_http, flips, outages, restarts
+from tests.faults.canaries_http import BACK_SECONDS, FOLLOW_SECONDS
+from tests.faults.servers import World, start_all, world
+from tests.faults.versions import Fault
+
+SEED = 1
+FAULT: Fault = "miscalibrated"
+MOVES, TIMED_MOVES, CUSTOMERS = 20, 3, 100
+
+
+@pytest.fixture(scope="module")
+def ours(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    if redis_server.binary() is None:
+        pytest.skip(redis_server.NOWHERE)
+    folder = tmp_path_factory.mktemp("served")
+    with world(folder, load_settings({"SLUICE_HOME": str(folder / "home")}), replicas=2) as made:
+        start_all(made)
+        canaries_http.settle(made)
+        yield made
+
+
+def test_while_redis_is_away_the_rules_answer_and_then_the_champion_again(ours: World) -> None:
+    assert outages.redis_outage(ours).problems == ()
+
+
+def test_while_the_lake_is_away_the_champion_answers_and_the_log_is_whole_afterwards(ours: World) -> None:
+    assert outages.lake_outage(ours).problems == ()
+
+
+def test_a_canary_that_turns_bad_is_off_within_seconds(ours: World) -> None:
+    champion = ours.state()["champion"]
+    story = canaries_http.bad_canary(ours, FAULT, champion)
+    assert story.problems == ()
+    assert (story.outcome, story.step) == ("rolled_back", "canary_5")
+    assert story.seconds_back < BACK_SECONDS
+
+
+def test_aliases_moved_by_many_hands_never_leave_a_request_without_its_model(ours: World) -> None:
+    players = flips.cast(ours)
+    found = flips.flipped(ours, players, MOVES, TIMED_MOVES, SEED)
+    assert found.problems == ()
+    assert found.slowest_agreement < FOLLOW_SECONDS
+    assert flips.routed_alike(ours, players, CUSTOMERS) == []
+
+
+def test_a_killed_replica_comes_back_with_the_same_champion_step_and_customers(ours: World) -> None:
+    assert restarts.killed(ours, flips.cast(ours), SEED).problems == ()
