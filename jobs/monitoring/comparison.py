@@ -275,9 +275,10 @@ def compare_column(
         p_value = _chi_square(counts)  # the bins say all that there is
     else:
         weekday = kept & days.weekday[days.codes]
-        p_value = statistics.kolmogorov_smirnov(
-            expected[weekday if weekday.sum() >= enough else kept], actual
-        )
+        held = expected[weekday if weekday.sum() >= enough else kept]
+        # the test of distributions sees no missing values, so they have one of their own
+        both = statistics.kolmogorov_smirnov(held, actual), _missing_p(held, actual)
+        p_value = min(1.0, 2 * min(both))
     of_slices = {
         group: counted(kept & first, second, policy.slice_rows_min)
         for group, (first, second) in (masks or {}).items()
@@ -372,3 +373,9 @@ def slice_figures(within: Mapping[str, Mapping[str, Counts]], loud: set[str], po
 
 def _chi_square(counts: Counts) -> float:
     return statistics.chi_square(counts.expected, counts.actual)
+
+
+def _missing_p(expected: Floats, actual: Floats) -> float:
+    """p-value that as large a share is missing."""
+    sides = [statistics.bin_counts(each, np.empty(0)) for each in (expected, actual)]
+    return statistics.chi_square(sides[0], sides[1])

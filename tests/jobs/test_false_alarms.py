@@ -8,13 +8,15 @@ from datetime import date, timedelta
 import numpy as np
 import pandas as pd
 import pytest
+from rich.console import Console
 
 from jobs.conf.contract import load_contract
 from jobs.conf.policy import load_policy
 from jobs.features.declarations import MODEL_FEATURES
 from jobs.monitoring import false_alarms as replayed
-from jobs.monitoring.calibrate_drift import within_budget
+from jobs.monitoring.calibrate_drift import calibrate, within_budget
 from jobs.monitoring.comparison import first_full_days, measure_columns
+from jobs.monitoring.drift_cli import table
 from jobs.monitoring.false_alarms import ANY, FEATURE, SECOND_DAY, Quiet, RuleFigures
 from jobs.simulator.world import SimulatorConfig
 from jobs.training.evaluate import REFERENCE_ROWS
@@ -136,3 +138,21 @@ def test_too_few_scores_are_unknown(history: pd.DataFrame) -> None:
     found = measure_columns(reference, few, day, SINCE, POLICY.drift)
     score = next(each for each in found if each.metric == "prediction_psi")
     assert (score.status, score.detail) == ("unknown", "100 scores, needed 500")
+
+
+def test_a_calibration_names_every_rule_with_what_it_sees(capsys: pytest.CaptureFixture[str]) -> None:
+    generator = np.random.default_rng(6)
+    rows = pd.DataFrame(generator.normal(size=(8 * 600, 2)), columns=["amount", "score"])
+    offset = pd.to_timedelta(np.arange(8 * 600) // 600, unit="D")
+    rows["event_time"] = pd.Timestamp("2026-03-02", tz="UTC") + offset
+    found = calibrate(
+        rows, {"amount": date(2026, 3, 1)}, POLICY, (), rounds=1, sample_days=2, rows_kept=20_000, seed=1
+    )
+    assert [each.rule for each in found] == [*replayed.RULES, f"{FEATURE}: values gone missing"]
+    assert {each.rule for each in found if each.smallest_shift} == {
+        FEATURE, replayed.PREDICTION, f"{FEATURE}: values gone missing",
+    }  # fmt: skip
+    document = {"days": 8, "rounds": 1, "budget": "1 in 91 days", "within_budget": True,
+                "rules": [each.model_dump() for each in found]}  # fmt: skip
+    Console(width=200).print(table(document))
+    assert "prediction drift alerts" in capsys.readouterr().out
