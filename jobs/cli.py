@@ -3,7 +3,7 @@
 `sluice --list` shows the jobs; `sluice config` shows settings and policy, `--schema` their JSON schema;
 `sluice quarantine show` lists rows that broke a rule, `sluice quarantine release` vouches for some of them.
 `sluice backfill` rewrites days by way of a staging area; `sluice model` shows, compares and reproduces
-versions of the model.
+versions of the model; `sluice drift calibrate` counts the false alarms of the drift rules.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _dispatch(argv: list[str]) -> int:
     if not argv or argv[0] in {"-h", "--help"}:
         print(__doc__)
-        print("commands: --list, config, quarantine, backfill, model, or the name of a job")
+        print("commands: --list, config, quarantine, backfill, model, drift, or the name of a job")
         print("`sluice` has also up, down, status, airflow")
         return 0 if argv else 2
     command, rest = argv[0], argv[1:]
@@ -53,6 +53,10 @@ def _dispatch(argv: list[str]) -> int:
         from jobs.training.model_cli import main as model
 
         return model(rest)
+    if command == "drift":
+        from jobs.monitoring.drift_cli import main as drift
+
+        return drift(rest)
     return _run(command, rest)
 
 
