@@ -1,7 +1,8 @@
 """### Monitor: has the world moved, and is the champion still worth its place?
 
-**In:** the prediction log, matured labels, the champion's reference. **Out:** tables `monitoring` and
-`reactions`, an Evidently report a day; where the decision is *retrain*, the event that starts `fraud_train`.
+**In:** the prediction log, labels, quarantined rows, the champion's reference. **Out:** tables `monitoring`
+and `reactions`, an Evidently report a day; where the decision is *retrain*, the event that starts
+`fraud_train`.
 Drift never promotes and never rolls back a model by itself.
 
 **If it fails:** the day is not monitored. Run it again for that day by hand.
@@ -28,7 +29,8 @@ from plugins.templates import RUN, YESTERDAY
 def fraud_monitor() -> None:
     drift = job("measure_drift", day=YESTERDAY)
     performance = job("measure_performance", day=YESTERDAY)
-    decision = job("decide_reaction", day=YESTERDAY, run=RUN, after=(drift, performance))
+    service = job("measure_service", day=YESTERDAY)
+    decision = job("decide_reaction", day=YESTERDAY, run=RUN, after=(drift, performance, service))
     RetrainingRequestOperator(task_id="request_retraining", decision=decision, requests=RETRAINING_REQUESTED)
 
 

@@ -3,7 +3,8 @@
 `sluice --list` shows the jobs; `sluice config` shows settings and policy, `--schema` their JSON schema;
 `sluice quarantine show` lists rows that broke a rule, `sluice quarantine release` vouches for some of them.
 `sluice backfill` rewrites days by way of a staging area; `sluice model` shows, compares and reproduces
-versions of the model; `sluice replay` plays the whole loop over history and scores the policy.
+versions of the model; `sluice drift calibrate` counts the false alarms of the drift rules; `sluice replay`
+plays the whole loop over history and scores the policy.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _dispatch(argv: list[str]) -> int:
     if not argv or argv[0] in {"-h", "--help"}:
         print(__doc__)
-        print("commands: --list, config, quarantine, backfill, model, replay, or the name of a job")
+        print("commands: --list, config, quarantine, backfill, model, drift, replay, or the name of a job")
         print("`sluice` has also up, down, status, airflow")
         return 0 if argv else 2
     command, rest = argv[0], argv[1:]
@@ -57,6 +58,10 @@ def _dispatch(argv: list[str]) -> int:
         from jobs.replay.command import main as replay
 
         return replay(rest)
+    if command == "drift":
+        from jobs.monitoring.drift_cli import main as drift
+
+        return drift(rest)
     return _run(command, rest)
 
 

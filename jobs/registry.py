@@ -48,6 +48,8 @@ JOBS: dict[str, str] = {
     "compare_served": "jobs.monitoring.compare_served",
     "measure_drift": "jobs.monitoring.drift",
     "measure_performance": "jobs.monitoring.performance",
+    "measure_service": "jobs.monitoring.service",
+    "calibrate_drift": "jobs.monitoring.calibrate_drift",
     "decide_reaction": "jobs.monitoring.reaction",
     "size_experiment": "jobs.experiments.size",
     "read_out_experiment": "jobs.experiments.read_out",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import date
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -53,6 +54,33 @@ class Drift(StrictModel):
     significance: float = Field(gt=0, lt=1)
     score_buckets: int = Field(ge=2)
     minimum_rows: int = Field(ge=1)
+    slice_rows_min: int = Field(ge=1)
+    slice_margin: float = Field(gt=0)
+
+
+class Silence(StrictModel):
+    """Alerts that go to no channel until a day; their lines are kept all the same."""
+
+    key: str = Field(min_length=3, description="pattern of the alerts' keys, such as */slice_psi night")
+    until: date = Field(description="first day on which they are told again")
+    person: str = Field(min_length=1)
+    reason: str = Field(min_length=1)
+
+
+class Remedy(StrictModel):
+    """What a cause of alerts means for the one who is told."""
+
+    action: Literal["retrain", "roll back", "disable feature", "review", "repair", "tell"]
+    text: str = Field(min_length=1, description="what to do, in a sentence")
+
+
+class Alerts(StrictModel):
+    false_alarms: float = Field(gt=0)
+    budget_days: int = Field(ge=1)
+    channels: tuple[Literal["log", "webhook", "mail"], ...] = Field(min_length=1)
+    timeout_seconds: float = Field(gt=0, le=60)
+    silenced: tuple[Silence, ...] = ()
+    runbook: dict[str, Remedy] = Field(min_length=1)
 
 
 class Performance(StrictModel):
@@ -62,6 +90,8 @@ class Performance(StrictModel):
     false_positive_rate: float = Share
     bootstrap_samples: int = Field(ge=100)
     business_change_alert: float = Field(gt=0)
+    label_change_alert: float = Field(gt=0)
+    proxy_significance: float = Field(gt=0, lt=1)
 
 
 class Retrain(StrictModel):
@@ -239,6 +269,7 @@ class Policy(StrictModel):
     features: Features
     drift: Drift
     performance: Performance
+    alerts: Alerts
     retrain: Retrain
     training: Training
     tuning: Tuning

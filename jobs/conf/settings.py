@@ -61,6 +61,21 @@ class Settings(StrictModel):
     materialize_on: Literal["job", "spark"] = Field(
         "job", description="who writes features online: the job, or Spark's executors (redis only)"
     )
+    drift_report: bool = Field(
+        True, description="draw Evidently's page of each monitored day; no figure depends on it"
+    )
+    alert_webhook: str = Field(
+        "", pattern=r"^(https?://[^\s@?#]+)?$", description="takes alerts as JSON by HTTP POST; empty: none"
+    )
+    alert_mail_to: str = Field(
+        "", pattern=r"^([^\s@,<>]+@[^\s@,<>]+)?$", description="mail address that takes alerts; empty: none"
+    )
+    alert_mail_from: str = Field(
+        "sluice@localhost", pattern=r"^[^\s@,<>]+@[^\s@,<>]+$", description="sender of these mails"
+    )
+    alert_mail_server: str = Field(
+        "127.0.0.1:25", pattern=r"^[\w.-]+:\d+$", description="mail server that takes them without a password"
+    )
     model_name: str = Field("fraud", description="registered model in MLflow")
     experiment: str = Field("fraud", description="MLflow experiment of the trainings")
 

@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from jobs.alerts import Alert
 from jobs.conf.contract import contract_of
+from jobs.conf.policy import policy_of
 from jobs.conf.settings import Settings
 from jobs.core import StrictModel
 from jobs.lake.store import Lake
@@ -25,11 +26,33 @@ OK, INVESTIGATE, ALERT, RETRAIN, UNKNOWN, PAGE = (
 )  # fmt: skip
 SEVERITY = (OK, INVESTIGATE, UNKNOWN, ALERT, RETRAIN, PAGE)
 DRIFT, PERFORMANCE = "drift", "performance"
-ACTIONS = {
-    UNKNOWN: "look why there is nothing to measure: champion, its reference, the prediction log",
-    ALERT: "review the figure and its slice; nothing is changed by itself",
-    RETRAIN: "a retraining is started unless its cooldown or its sample forbids it",
-    PAGE: "look now: roll back to the previous champion if the new one brought it",
+SERVICE = "service"
+LOUD = (UNKNOWN, ALERT, RETRAIN, PAGE)  # what is told
+NOT_MEASURED = "not measured"
+# figure -> the cause under which the policy's runbook says what to do
+CAUSES = {
+    "psi": "feature drift",
+    "prediction_psi": "prediction drift",
+    "slice_psi": "slice drift",
+    "pr_auc": "performance drop",
+    "recall_at_fpr": "performance drop",
+    "alerts_a_day": "business figures",
+    "fraud_amount_stopped": "business figures",
+    "fraud_share": "label drift",
+    "early_disputes": "early disputes",
+    "unsure_share": "confidence",
+    "mean_score": "confidence",
+    "alert_share": "business figures",
+    "error_share": "service errors",
+    "latency_p99_ms": "latency",
+    "null_share_online": "features missing online",
+    "answers": "volume",
+    "quarantined_share": "data quality",
+}
+WORSE = {  # cause and status -> a graver cause
+    ("feature drift", RETRAIN): "feature drift that lasts",
+    ("performance drop", PAGE): "performance fall",
+    ("performance drop", ALERT): "slice performance",
 }
 
 
@@ -75,18 +98,29 @@ def read_champion(settings: Settings) -> registry.VersionState | None:
     return registry.read_version(client, settings.model_name, version) if version else None
 
 
+def cause_of(figure: Figure) -> str:
+    """The runbook's name for what a figure says."""
+    if figure.status == UNKNOWN:
+        return NOT_MEASURED
+    cause = CAUSES[figure.metric]
+    return WORSE.get((cause, figure.status), cause)
+
+
 def alerts_of(settings: Settings, day: date, figures: Iterable[Figure]) -> list[Alert]:
-    """The alerts that figures of a day lead to."""
-    owner = contract_of(settings).owner
-    return [
-        Alert(
-            key=f"{day}/{figure.metric} {figure.subject}",
-            cause=f"{figure.metric} {figure.subject} of {day}: {figure.detail or figure.value}",
-            owner=owner,
-            action=ACTIONS[figure.status],
-            status=figure.status,
-            facts={"value": figure.value, "threshold": figure.threshold},
-        )
-        for figure in figures
-        if figure.status in ACTIONS
-    ]
+    """The alerts that figures of a day lead to, each with what the runbook says of its cause."""
+    owner, runbook = contract_of(settings).owner, policy_of(settings).alerts.runbook
+    found = []
+    for figure in figures:
+        if figure.status in LOUD:
+            cause = cause_of(figure)
+            found.append(
+                Alert(
+                    key=f"{day}/{figure.metric} {figure.subject}",
+                    cause=f"{figure.metric} {figure.subject} of {day}: {figure.detail or figure.value}",
+                    owner=owner,
+                    action=f"{runbook[cause].action}: {runbook[cause].text}",
+                    status=figure.status,
+                    facts={"cause": cause, "value": figure.value, "threshold": figure.threshold},
+                )
+            )
+    return found

@@ -133,6 +133,11 @@ def stopped_share(threshold: float) -> Measure:
     return measure
 
 
+def fraud_share(rows: pd.DataFrame, weights: Weights | None) -> float:
+    """Share of frauds."""
+    return float(np.average(_truth(rows), weights=weights))
+
+
 def day_weights(rows: pd.DataFrame, samples: int, seed: int) -> list[Weights]:
     """How often each row is drawn, once per sample: days first, then rows within the days."""
     generator = np.random.default_rng(seed)
@@ -177,11 +182,10 @@ def quality_figure(
 
 
 def business_figure(
-    metric: str, found: tuple[float, float, float, float], scale: float, policy: Policy
+    metric: str, found: tuple[float, float, float, float], scale: float, limit: float
 ) -> Figure:
-    """A change beyond the policy's share whose interval excludes 0 alerts."""
+    """A change beyond a share `limit` whose interval excludes 0 alerts."""
     value, base, low, high = found
-    limit = policy.performance.business_change_alert
     change = (value - base) / base if base else float("nan")
     detail = f"{value * scale:.4g} live, {base * scale:.4g} at its test, {change:+.0%}"
     status = OK
@@ -207,14 +211,15 @@ def measure_window(
     def compared(measure: Measure) -> tuple[float, float, float, float]:
         return difference(measure, live, reference, samples, level)
 
-    threshold = policy.decisions.review_above
+    threshold, business = policy.decisions.review_above, performance.business_change_alert
     figures = [
         quality_figure("pr_auc", "all", compared(pr_auc), days, policy),
         quality_figure(
             "recall_at_fpr", "all", compared(recall_at(performance.false_positive_rate)), days, policy
         ),
-        business_figure("alerts_a_day", compared(alert_share(threshold)), len(live) / days, policy),
-        business_figure("fraud_amount_stopped", compared(stopped_share(threshold)), 1.0, policy),
+        business_figure("alerts_a_day", compared(alert_share(threshold)), len(live) / days, business),
+        business_figure("fraud_amount_stopped", compared(stopped_share(threshold)), 1.0, business),
+        business_figure("fraud_share", compared(fraud_share), 1.0, performance.label_change_alert),
     ]
     # several slices are looked at: each must be surer of its drop than the whole
     stricter = 1 - policy.drift.significance / max(len(slices), 1)

@@ -30,6 +30,7 @@ from jobs.monitoring.figures import (
     PAGE,
     PERFORMANCE,
     RETRAIN,
+    SERVICE,
     UNKNOWN,
     Figure,
     alerts_of,
@@ -143,7 +144,7 @@ def run(params: Params, settings: Settings) -> Receipt:
         # the same run once more: it was killed before anybody heard of its decision
         return _receipt(decided_before[0], watch, repeated=not params.run or decided_by != params.run)
     figures = read_figures(lake, day)
-    for group in (DRIFT, PERFORMANCE):
+    for group in (DRIFT, PERFORMANCE, SERVICE):
         if not read_figures(lake, day, group):
             figures.append(Figure(metric=group, subject="all", status=UNKNOWN, detail="not measured"))
     trained = last_training(settings)

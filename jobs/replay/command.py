@@ -64,7 +64,7 @@ def replay(config: Settings, plan: Plan, console: Console) -> dict[str, Any]:
         SluiceError: the folder holds another replay, or a job failed otherwise than by closing a gate.
     """
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    for noisy in ("mlflow", "alembic", "sluice", "jobs.alerts", "optuna", "great_expectations"):
+    for noisy in ("mlflow", "alembic", "sluice", "jobs", "optuna", "great_expectations"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
     plan.home.mkdir(parents=True, exist_ok=True)
     with file_lock(plan.home / ".lock"), redirect_stdout(_Nowhere()):

@@ -18,7 +18,7 @@ TRAINING = (
     "snapshot_labels", "build_frame", "tune_model", "train_xgboost", "train_torch", "calibrate_model",
     "evaluate_model", "gate_model", "register_model",
 )  # fmt: skip
-MONITORING = ("measure_drift", "measure_performance", "decide_reaction")
+MONITORING = ("measure_drift", "measure_performance", "measure_service", "decide_reaction")
 DAGS: dict[str, tuple[str, ...]] = {
     **{dag: tuple(step.job for step in recipe.steps) for dag, recipe in RECIPES.items()},
     "fraud_train": TRAINING,

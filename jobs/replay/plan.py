@@ -13,7 +13,7 @@ import json
 import re
 from datetime import date, timedelta
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import yaml
 from pydantic import Field, ValidationError
@@ -27,6 +27,13 @@ from jobs.training.run_folder import Drill
 SHIPPED = "shipped"  # what the policy is called that is laid over nothing
 # sections of the policy that decide what the tables hold, and so which policies can share them
 DATA_SECTIONS = ("quality", "features", "drift")
+# tables in the replay's own folders, nobody is told of an alert, and no page is drawn of each day
+QUIET: dict[str, Any] = {
+    "lake_uri": "",
+    "alert_webhook": "",
+    "alert_mail_to": "",
+    "drift_report": False,
+}
 NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_-]{0,59}$")
 
 
@@ -149,17 +156,17 @@ def data_key(settings: Settings, policy: Policy) -> str:
 def data_settings(settings: Settings, plan: Plan, under_test: PolicyUnderTest) -> Settings:
     """The installation that takes in the data."""
     home = plan.home / f"data-{data_key(settings, under_test.policy)}"
-    return settings.model_copy(update={"home": home, "policy_overlay": under_test.overlay, "lake_uri": ""})
+    return settings.model_copy(update=QUIET | {"home": home, "policy_overlay": under_test.overlay})
 
 
 def policy_settings(settings: Settings, plan: Plan, under_test: PolicyUnderTest) -> Settings:
     """The installation of one policy: its registry is a file of its own."""
     home = plan.home / "policies" / under_test.name
     return settings.model_copy(
-        update={
+        update=QUIET
+        | {
             "home": home,
             "policy_overlay": under_test.overlay,
-            "lake_uri": "",
             "mlflow_uri": f"sqlite:///{home / 'mlflow.db'}",
         }
     )

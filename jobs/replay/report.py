@@ -7,6 +7,7 @@ machine; what the machine needed is in seconds.json beside it.
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from datetime import date
 from pathlib import Path
@@ -26,7 +27,7 @@ from jobs.replay.plan import Plan, data_settings, matured_last, policy_settings
 from jobs.replay.score import COUNTED, answers_of, day_figures, differences, estimates, truth_of
 from jobs.replay.versions import false_promotions, version_records
 
-TELLING = ("alert", "retrain", "page")
+FOUND = re.compile(r" (alert|retrain|page)(:|;|$)")  # in the reason of a decision, which names its figures
 MONTH = 30.0
 
 
@@ -114,12 +115,14 @@ def counts_of(happened: list[Happening], versions: list[dict[str, Any]]) -> dict
 def drift_found(happened: list[Happening], day: date) -> dict[str, Any]:
     """When a known change was first told of, and when it first led to a training, in days after it began."""
     looks = [each for each in happened if each.what == "monitor" and each.facts["day"] >= str(day)]
+    # a figure that is not known yet alerts too, and tells of nothing
+    alerting = [each for each in looks if FOUND.search(each.detail)]
 
-    def delay(kinds: tuple[str, ...]) -> int | None:
-        found = next((each.facts["day"] for each in looks if each.facts["decision"] in kinds), None)
-        return None if found is None else (date.fromisoformat(found) - day).days
+    def delay(found: list[Happening]) -> int | None:
+        return (date.fromisoformat(found[0].facts["day"]) - day).days if found else None
 
-    return {"day": str(day), "days_to_alert": delay(TELLING), "days_to_retraining": delay(("retrain",))}
+    asked = [each for each in looks if each.facts["decision"] == "retrain"]
+    return {"day": str(day), "days_to_alert": delay(alerting), "days_to_retraining": delay(asked)}
 
 
 def alarms_a_month(happened: list[Happening], plan: Plan) -> float | None:

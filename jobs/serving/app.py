@@ -45,6 +45,7 @@ OPEN = ("/health", "/ready", "/docs", "/openapi.json")  # need no token
 GUARDED = ("/score", "/score/batch", "/explain", "/state", "/metrics")
 WARM_UPS = 20  # rounds: what is imported, compiled or cached at first use is so before the first request
 LOOK_SECONDS = 0.1
+ROW_COUNTERS = ("queued", "written", "waiting", "dropped", "recovered", "set_aside")
 
 
 class Service:
@@ -138,10 +139,15 @@ class Service:
         )
         yield counter("sluice_rate_limited", "refused requests", [], {(): self.window.refused})
         log = GaugeMetricFamily("sluice_prediction_log", "rows of the log", labels=["rows"])
-        for name, number in self.log.counters().items():
-            if isinstance(number, int):
-                log.add_metric([name], number)
+        counters = self.log.counters()
+        for name in ROW_COUNTERS:
+            log.add_metric([name], float(counters[name]))
         yield log
+        yield gauge(
+            "sluice_prediction_log_spool_bytes",
+            "on disk until the lake has them",
+            float(counters["spool_bytes"]),
+        )
         stores = GaugeMetricFamily("sluice_feature_store_up", "1 where it answers", labels=["store"])
         for name, trouble in self.features.troubles().items():
             stores.add_metric([name], float(not trouble))

@@ -49,7 +49,13 @@ TASKS = {
     ],
     "fraud_roll_back": ["roll_back", "confirm_serving"],
     "fraud_champion": ["check_champion"],
-    "fraud_monitor": ["measure_drift", "measure_performance", "decide_reaction", "request_retraining"],
+    "fraud_monitor": [
+        "measure_drift",
+        "measure_performance",
+        "measure_service",
+        "decide_reaction",
+        "request_retraining",
+    ],
     "fraud_score": ["score_day"],
     "fraud_backfill": [
         "plan_backfill",

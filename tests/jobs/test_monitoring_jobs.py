@@ -24,7 +24,7 @@ from jobs.lake.tables import (
     REACTIONS,
     TRANSACTIONS,
 )
-from jobs.monitoring import drift, performance, reaction
+from jobs.monitoring import comparison, drift, performance, reaction, service
 from jobs.monitoring.figures import Figure, read_figures, write_figures
 from jobs.promotion.state import read_version, registry_client
 from tests.served_bundles import register, registry_in
@@ -128,6 +128,7 @@ def react(settings: Settings, day: date = DAY, run: str = "") -> dict[str, objec
 def measured(settings: Settings, day: date = DAY) -> dict[str, Figure]:
     drift.run(drift.Params(day=day), settings)
     performance.run(performance.Params(day=day), settings)
+    service.run(service.Params(day=day), settings)
     figures = read_figures(lake_of(settings), day)
     return {f"{each.metric} {each.subject}": each for each in figures}
 
@@ -140,6 +141,10 @@ def test_a_quiet_fortnight_leads_to_nothing(place: Settings, tmp_path: Path) -> 
     assert figures["psi amount"].status == "ok"
     assert figures["pr_auc all"].status == "ok"
     assert figures["pr_auc all"].value is not None
+    assert figures["fraud_share all"].status == "ok"
+    assert {name: figures[f"{name} all"].status for name in ("answers", "error_share", "alert_share")} == {
+        "answers": "ok", "error_share": "ok", "alert_share": "ok",
+    }  # fmt: skip
     assert react(place)["decision"] == "nothing"
     assert (place.reports / "drift" / f"{DAY}.html").stat().st_size > 10_000
     assert not (place.home / "alerts.jsonl").exists()
@@ -249,7 +254,7 @@ def test_a_weekend_is_compared_with_weekends(place: Settings, tmp_path: Path) ->
 def test_windows_that_were_not_full_in_the_reference_are_not_compared() -> None:
     reference = pd.concat([rows_of(day) for day in days(date(2026, 1, 25), 14)])
     current = rows_of(DAY).assign(customer_count_30d=lambda rows: rows["customer_count_30d"] * 3)
-    found = drift.measure(reference, current, DAY, START, 2, DEMO.drift)
+    found = comparison.measure(reference, current, DAY, START, 2, DEMO.drift)
     figure = next(each for each in found if each.subject == "customer_count_30d")
     assert figure.status == "investigate"
     assert "full window" in figure.detail
@@ -277,7 +282,7 @@ def test_a_day_that_nobody_measured_is_an_alert(place: Settings, tmp_path: Path)
 
 def test_an_all_null_feature_is_unknown() -> None:
     reference = pd.concat([rows_of(day) for day in days(date(2026, 2, 14), 7)])
-    found = drift.measure(reference, rows_of(DAY).assign(amount=np.nan), DAY, START, 2, DEMO.drift)
+    found = comparison.measure(reference, rows_of(DAY).assign(amount=np.nan), DAY, START, 2, DEMO.drift)
     assert next(each for each in found if each.subject == "amount").status == "unknown"
 
 
@@ -340,7 +345,7 @@ def test_null_days_rarely_alarm() -> None:
     reference = pd.concat([rows_of(day) for day in days(date(2026, 2, 14), 14)])
     statuses = []
     for day in days(date(2026, 5, 1), 30):
-        found = drift.measure(reference, rows_of(day), day, START, 2, DEMO.drift)
+        found = comparison.measure(reference, rows_of(day), day, START, 2, DEMO.drift)
         statuses.append({each.status for each in found})
     assert sum("retrain" in each for each in statuses) == 0
     assert sum("alert" in each for each in statuses) <= 1

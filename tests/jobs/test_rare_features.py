@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 
 from jobs.conf.policy import load_policy
-from jobs.monitoring.drift import feature_figures
+from jobs.monitoring.comparison import compare_column, reference_days
+from jobs.monitoring.figures import Figure
 
 ROWS = 1000
 RARE, OLDEST, USUAL = "terminal_amount_deviation_5m", "customer_amount_before_8", "amount"
@@ -39,5 +40,7 @@ def sample(name: str, values: int) -> pd.DataFrame:
     ],
 )
 def test_only_a_rare_feature_may_have_no_value(name: str, before: int, now: int, status: str) -> None:
-    (figure,) = feature_figures(name, sample(name, before), sample(name, now), 1.0, load_policy().drift)
+    days = reference_days(sample(name, before), date(2026, 2, 20), ROWS)
+    figure = compare_column(name, days, sample(name, now), date(2026, 1, 1), load_policy().drift)
+    assert isinstance(figure, Figure)
     assert figure.status == status

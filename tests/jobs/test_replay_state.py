@@ -19,7 +19,7 @@ from jobs.replay import checkpoint
 from jobs.replay.agenda import Agenda, Due
 from jobs.replay.data import unbroken
 from jobs.replay.graph import ordered
-from jobs.replay.plan import make_plan, named_policies, read_scenario
+from jobs.replay.plan import data_settings, make_plan, named_policies, policy_settings, read_scenario
 from jobs.replay.view import show
 
 DAY = date(2026, 3, 1)
@@ -171,6 +171,15 @@ def test_a_scenario_says_where_it_is_wrong(tmp_path: Path) -> None:
     good.write_text("drills: {2026-03-09: fire}\n")
     with pytest.raises(SluiceError, match="drills"):
         read_scenario(str(good))
+
+
+def test_nobody_is_told_of_an_alert_of_a_day_that_is_long_gone(home: Settings, tmp_path: Path) -> None:
+    told = {"alert_webhook": "http://127.0.0.1:9/alerts", "alert_mail_to": "somebody@example.org"}
+    real = home.model_copy(update={**told, "lake_uri": "s3://bucket/lake"})
+    plan = make_plan(real, DAY, DAY + timedelta(days=9), [], "", str(tmp_path))
+    for found in (data_settings(real, plan, plan.policies[0]), policy_settings(real, plan, plan.policies[0])):
+        assert (found.alert_webhook, found.alert_mail_to, found.lake_uri) == ("", "", "")
+        assert found.home.is_relative_to(tmp_path)
 
 
 def test_a_period_outside_the_source_is_refused(home: Settings) -> None:

@@ -1,4 +1,4 @@
-"""The prediction log holds up no request and loses no row, and the rules layer decides as the policy says."""
+"""The prediction log holds up no request and loses no row."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from jobs.conf.policy import Rules, load_policy
+from jobs.conf.policy import load_policy
 from jobs.conf.settings import Settings
 from jobs.core import SluiceError
 from jobs.features.declarations import FEATURE_VERSION, MODEL_FEATURES
@@ -26,7 +26,6 @@ from jobs.monitoring.features_logged import logged_rows, with_features
 from jobs.serving import prediction_log, spool
 from jobs.serving.log_rows import encode
 from jobs.serving.prediction_log import MEMORY_BYTES, ROW_BYTES, spool_of
-from jobs.serving.rules import RuleHit, RulesLayer, stricter
 from tests.prediction_log_support import NOON, killed, lake_down, landed, log_of, prediction, put, segments
 
 LATE = datetime(2026, 1, 31, 23, 59, 59, 999999, tzinfo=UTC)
@@ -427,28 +426,3 @@ def test_the_default_limits_are_the_policys() -> None:
     limits = load_policy().serving.log
     assert (limits.append_seconds, limits.spool_mb) == (5.0, 2048)
     assert load_policy("demo").serving.log.append_seconds == 1.0
-
-
-RULES = RulesLayer(Rules(deny_customers=(7,), deny_terminals=(8,), amount_cap_minor=1000))
-
-
-@pytest.mark.parametrize(
-    ("customer", "terminal", "amount", "hit"),
-    [
-        (1, 2, 1000, None),
-        (1, 2, 1001, RuleHit("amount_cap", "review")),
-        (7, 2, 1, RuleHit("deny_customer", "block")),
-        (1, 8, 2000, RuleHit("deny_terminal", "block")),
-    ],
-)
-def test_the_rules_fire_as_listed(customer: int, terminal: int, amount: int, hit: RuleHit | None) -> None:
-    assert RULES.apply(customer, terminal, amount) == hit
-
-
-def test_the_stricter_of_rule_and_model_wins() -> None:
-    cap = RuleHit("amount_cap", "review")
-    assert stricter(None, "approve") == ("approve", "")
-    assert stricter(cap, "approve") == ("review", "amount_cap")
-    assert stricter(cap, "review") == ("review", "amount_cap")
-    assert stricter(cap, "block") == ("block", "")
-    assert stricter(RuleHit("deny_customer", "block"), "approve") == ("block", "deny_customer")

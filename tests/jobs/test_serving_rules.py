@@ -9,7 +9,7 @@ import pytest
 
 from jobs.conf.policy import load_policy
 from jobs.serving.routing import held_out, in_canary
-from jobs.serving.rules import RULE_FEATURES, RuleHit, RulesLayer
+from jobs.serving.rules import RULE_FEATURES, RuleHit, RulesLayer, stricter
 
 RULES = load_policy().rules
 QUIET = dict.fromkeys(RULE_FEATURES, 0.0)
@@ -54,6 +54,15 @@ def test_each_rule_fires_just_above_its_threshold(
 def test_a_list_blocks_whatever_else_is_known() -> None:
     assert fired(rules={"deny_customers": (1,)}) == RuleHit("deny_customer", "block")
     assert fired(rules={"deny_terminals": (2,)}, customer_count_5m=9.0) == RuleHit("deny_terminal", "block")
+
+
+def test_the_stricter_of_rule_and_model_wins() -> None:
+    cap = RuleHit("amount_cap", "review")
+    assert stricter(None, "approve") == ("approve", "")
+    assert stricter(cap, "approve") == ("review", "amount_cap")
+    assert stricter(cap, "review") == ("review", "amount_cap")
+    assert stricter(cap, "block") == ("block", "")
+    assert stricter(RuleHit("deny_customer", "block"), "approve") == ("block", "deny_customer")
 
 
 def test_a_missing_feature_fires_nothing() -> None:

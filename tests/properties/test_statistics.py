@@ -10,11 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 from scipy.spatial.distance import jensenshannon
+from statsmodels.stats.multitest import multipletests
 
 from jobs.monitoring.statistics import (
     as_floats,
     bin_counts,
     chi_square,
+    excess_psi,
     expected_psi,
     holm,
     jensen_shannon,
@@ -22,6 +24,7 @@ from jobs.monitoring.statistics import (
     kullback_leibler,
     population_stability_index,
     psi_lower_bound,
+    psi_of_counts,
     quantile_edges,
     shared_bins,
     shares,
@@ -83,6 +86,59 @@ def test_holm_is_no_smaller_than_each_p_value_and_no_larger_than_bonferroni(valu
 
 def test_holm_as_in_a_worked_example_with_an_unknown_one() -> None:
     assert holm([0.01, 0.04, math.nan, 0.03]) == pytest.approx([0.03, 0.06, math.nan, 0.06], nan_ok=True)
+
+
+@given(NUMBERS, NUMBERS)
+def test_kolmogorov_smirnov_agrees_with_scipy_also_where_values_tie(
+    first: list[float], second: list[float]
+) -> None:
+    found = kolmogorov_smirnov(as_floats(first), as_floats(second))
+    one, two = ([each for each in side if not math.isnan(each)] for side in (first, second))
+    if not one or not two:
+        assert math.isnan(found)
+        return
+    if len(one) * len(two) / (len(one) + len(two)) > 0.5:  # scipy's approximation has no answer below
+        assert found == pytest.approx(stats.ks_2samp(one, two, method="asymp").pvalue, abs=1e-9)
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=8))
+def test_holm_agrees_with_statsmodels(values: list[float]) -> None:
+    assert holm(values) == pytest.approx(list(multipletests(values, method="holm")[1]))
+
+
+@given(COUNTS, COUNTS)
+def test_psi_of_counts_is_the_sum_of_both_divergences_and_has_no_sides(
+    first: list[int], second: list[int]
+) -> None:
+    size = min(len(first), len(second))
+    one, two = np.array(first[:size], dtype=float), np.array(second[:size], dtype=float)
+    found = float(psi_of_counts(one, two, 1e-4))
+    if one.sum() == 0 or two.sum() == 0:
+        assert math.isnan(found)
+        return
+    used = (one + two) > 0
+    floor = max(1e-4, 0.5 / min(one.sum(), two.sum()))
+    pair = shares(one[used], floor), shares(two[used], floor)
+    assert found == pytest.approx(stats.entropy(*pair) + stats.entropy(*pair[::-1]))
+    assert found == pytest.approx(float(psi_of_counts(two, one, 1e-4)))
+    stacked = psi_of_counts(np.stack([one, two, one]), np.stack([two, one, one]), 1e-4)
+    assert stacked == pytest.approx([found, found, 0.0])
+
+
+@given(st.lists(st.integers(-3, 3).map(float), min_size=1, max_size=40), st.floats(-10, 10))
+def test_each_category_has_a_bin_and_a_new_one_falls_into_none_of_theirs(
+    known: list[float], new: float
+) -> None:
+    edges = quantile_edges(as_floats(known), 10)
+    counts = [bin_counts(as_floats([value]), edges) for value in {*known, new}]
+    assert sum(np.count_nonzero(each) for each in counts) == len({*known, new})
+    assert np.count_nonzero(np.sum(counts, axis=0)) == len({*known, new})
+
+
+def test_chance_is_taken_off_the_psi_of_counts() -> None:
+    generator = np.random.default_rng(8)
+    drawn = [generator.multinomial(size, np.full(10, 0.1), 400).astype(float) for size in (4000, 300)]
+    assert np.mean(excess_psi(*drawn, 1e-4)) == pytest.approx(0.0, abs=0.003)
 
 
 @given(COUNTS, COUNTS)

@@ -1,0 +1,381 @@
+"""A day beside reference days: the counts behind every drift figure, numbers in, figures out.
+
+In: reference rows (model features, score, event_time UTC, amount_minor; whole days) and the day's rows with
+the same columns. Out: `Figure`s of each feature, of each slice and of the score.
+The reference is cut by whole days. Expected are its days of the same weekday, where these have enough rows,
+else those of the same kind (working day or weekend), else all; how much days differ by themselves is read off
+all days of the kind. Each column is put into bins once; every figure is a sum of the same counts.
+A feature is above `investigate` only where its PSI, less what the samples' sizes explain, exceeds by
+`psi_investigate` that of the most unusual reference day, and the distribution test agrees after Holm's
+correction. See docs/decisions/0008-drift-and-canary-guards.md and 0027-a-budget-of-false-alarms.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import date, timedelta
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from jobs.conf.policy import Drift
+from jobs.evaluation.slices import SLICES
+from jobs.features.declarations import FEATURES, Feature, Nulls
+from jobs.monitoring import statistics
+from jobs.monitoring.figures import ALERT, INVESTIGATE, OK, RETRAIN, SEVERITY, UNKNOWN, Figure, finite
+from jobs.monitoring.statistics import Floats
+
+CALENDAR = ("is_weekend",)  # it selects the reference rows, so it says nothing
+NULL_BY_WINDOW = {
+    feature.name for feature in FEATURES if feature.nulls in (Nulls.EMPTY, Nulls.FEW, Nulls.FEWER)
+}
+RARE = 0.01  # share of rows with a value
+SCORE = "score"
+FEWEST_ROWS_A_DAY = 30
+SATURDAY = 5
+Mask = npt.NDArray[np.bool_]
+
+
+class Days(NamedTuple):
+    """The reference rows of one kind of day, and what tells their days apart."""
+
+    rows: pd.DataFrame
+    codes: npt.NDArray[np.int64]  # of each row, into `names`
+    names: tuple[date, ...]
+    weekday: Mask  # [days] those of the same weekday
+
+    def chosen(self, since: date) -> Mask:
+        """[days] from a day on."""
+        return np.array([name >= since for name in self.names], dtype=np.bool_)
+
+
+class Counts(NamedTuple):
+    """One column in bins; the last one holds what is missing."""
+
+    usual: Floats  # [days, bins] each day of the kind
+    expected: Floats  # [bins] what the day is held against
+    actual: Floats  # [bins] the day
+
+
+class Compared(NamedTuple):
+    """A column's distance, the largest between a reference day and the others, and the test's p-value."""
+
+    psi: float
+    excess: float
+    usual: float
+    p_value: float
+    jensen_shannon: float
+    kullback_leibler: float
+
+
+def reference_days(reference: pd.DataFrame, day: date, minimum: int) -> Days:
+    """The reference rows that a day is compared with."""
+    times = pd.to_datetime(reference["event_time"], utc=True)
+    alike = (times.dt.weekday >= SATURDAY) == (day.weekday() >= SATURDAY)
+    rows = reference[alike] if alike.sum() >= minimum else reference
+    codes, dates = pd.factorize(pd.to_datetime(rows["event_time"], utc=True).dt.normalize(), sort=True)
+    names = tuple(each.date() for each in dates)
+    weekday = np.array([name.weekday() == day.weekday() for name in names], dtype=np.bool_)
+    return Days(rows, codes.astype(np.int64), names, weekday)
+
+
+def days_until_full(feature: Feature, delay_days: int) -> int:
+    """Days of history before a feature's window is full."""
+    return feature.window.days + (delay_days if feature.delayed else 0)
+
+
+def counts_by_day(
+    places: npt.NDArray[np.int64], codes: npt.NDArray[np.int64], days: int, bins: int
+) -> Floats:
+    """[days, bins] from the bin and the day of each row."""
+    flat = np.bincount(codes * bins + places, minlength=days * bins)
+    return flat.reshape(days, bins).astype(np.float64)
+
+
+def expected_of(by_day: Floats, weekday: Mask, minimum: int) -> Floats:
+    """The counts of the same weekday, where they are enough, else of all days."""
+    same = by_day[weekday].sum(axis=0)
+    return same if same.sum() >= minimum else np.asarray(by_day.sum(axis=0))
+
+
+def usual_excess(by_day: Floats, floor: float) -> float:
+    """The largest excess PSI of one reference day against the other ones; 0 where there is one day only."""
+    rest = by_day.sum(axis=0) - by_day
+    large = np.minimum(by_day.sum(axis=1), rest.sum(axis=1)) >= FEWEST_ROWS_A_DAY
+    if not large.any():
+        return 0.0
+    return max(0.0, float(np.max(statistics.excess_psi(rest[large], by_day[large], floor))))
+
+
+def compared(counts: Counts, p_value: float, floor: float) -> Compared:
+    """The distances of one column."""
+    pair = statistics.shares_of_counts(counts.expected, counts.actual, floor)
+    used = (pair[0] > 0) & (pair[1] > 0)
+    expected, actual = pair[0][used], pair[1][used]
+    return Compared(
+        psi=float(statistics.psi_of_counts(counts.expected, counts.actual, floor)),
+        excess=float(statistics.excess_psi(counts.expected, counts.actual, floor)),
+        usual=usual_excess(counts.usual, floor),
+        p_value=p_value,
+        jensen_shannon=statistics.jensen_shannon(expected, actual),
+        kullback_leibler=statistics.kullback_leibler(actual, expected),
+    )
+
+
+def psi_status(psi: float, policy: Drift) -> str:
+    """The policy's bands."""
+    if not np.isfinite(psi):
+        return UNKNOWN
+    if psi < policy.psi_investigate:
+        return OK
+    if psi < policy.psi_alert:
+        return INVESTIGATE
+    return ALERT if psi < policy.psi_retrain else RETRAIN
+
+
+def guarded(status: str, found: Compared, margin: float, policy: Drift) -> tuple[str, str]:
+    """A status above `investigate` only where the day is unusual and the distribution test agrees."""
+    if SEVERITY.index(status) <= SEVERITY.index(UNKNOWN):
+        return status, ""
+    told = f"PSI {found.psi:.2f}"
+    if found.excess <= found.usual + margin:
+        return INVESTIGATE, f"{told}, days of the reference reach {found.usual:.2f} among themselves"
+    if not found.p_value < policy.significance:
+        return INVESTIGATE, f"{told}, p {found.p_value:.2g} of the distribution test"
+    return status, f"{told} against at most {found.usual:.2f} among the reference's own days"
+
+
+def measure(
+    reference: pd.DataFrame,
+    current: pd.DataFrame,
+    day: date,
+    first_day: date,
+    delay_days: int,
+    policy: Drift,
+    slices: Sequence[str] = (),
+) -> list[Figure]:
+    """Figures of every feature, of the slices of a contract and of the score.
+
+    `first_day` is the first day of history: before a feature's window was full its values were others.
+    """
+    if len(current) < policy.minimum_rows or len(reference) < policy.minimum_rows:
+        detail = f"{len(reference)} reference and {len(current)} current rows, needed {policy.minimum_rows}"
+        return [Figure(metric="psi", subject="all", status=UNKNOWN, detail=detail,
+                       threshold=policy.psi_retrain)]  # fmt: skip
+    return measure_columns(reference, current, day, first_full_days(first_day, delay_days), policy, slices)
+
+
+def first_full_days(first_day: date, delay_days: int) -> dict[str, date]:
+    """By feature, the first day of a history on which its window is full."""
+    return {
+        feature.name: first_day + timedelta(days=days_until_full(feature, delay_days))
+        for feature in FEATURES
+        if feature.name not in CALENDAR
+    }
+
+
+def measure_columns(
+    reference: pd.DataFrame,
+    current: pd.DataFrame,
+    day: date,
+    since: Mapping[str, date],
+    policy: Drift,
+    slices: Sequence[str] = (),
+) -> list[Figure]:
+    """`measure` for any columns: each with the first day from which the reference holds it as it is now."""
+    days = reference_days(reference, day, policy.minimum_rows)
+    groups = _slices(days.rows, current, slices, policy.slice_rows_min)
+    figures: list[Figure] = [each for each in groups.values() if isinstance(each, Figure)]
+    masks = {name: each for name, each in groups.items() if isinstance(each, tuple)}
+    columns: dict[str, Compared] = {}
+    within: dict[str, dict[str, Counts]] = {name: {} for name in masks}
+    for name, first in since.items():
+        found = compare_column(name, days, current, first, policy, masks)
+        if isinstance(found, Figure):
+            figures.append(found)
+            continue
+        columns[name] = found[0]
+        for group, counts in found[1].items():
+            within[group][name] = counts
+    adjusted = statistics.holm([each.p_value for each in columns.values()])
+    loud: set[str] = set()
+    for (name, each), p_value in zip(columns.items(), adjusted, strict=True):
+        of_column = feature_figures(name, each._replace(p_value=p_value), policy)
+        loud |= {name} if of_column[0].status in (ALERT, RETRAIN) else set()
+        figures += of_column
+    scores = compare_column(SCORE, days, current, days.names[0], policy, masks)
+    figures += score_figures(scores, policy)
+    if isinstance(scores, tuple):
+        for group, counts in scores[1].items():
+            within[group][SCORE] = counts
+    return [*figures, *slice_figures(within, loud, policy)]
+
+
+def _slices(
+    reference: pd.DataFrame, current: pd.DataFrame, slices: Sequence[str], minimum: int
+) -> dict[str, tuple[Mask, Mask] | Figure]:
+    found: dict[str, tuple[Mask, Mask] | Figure] = {}
+    for name in slices:
+        pair = SLICES[name](reference).to_numpy(np.bool_), SLICES[name](current).to_numpy(np.bool_)
+        sizes = int(pair[0].sum()), int(pair[1].sum())
+        if min(sizes) >= minimum:
+            found[name] = pair
+            continue
+        detail = f"{sizes[0]} reference and {sizes[1]} current rows, needed {minimum}: not compared"
+        found[name] = Figure(metric="slice_psi", subject=name, detail=detail)
+    return found
+
+
+def compare_column(
+    name: str,
+    days: Days,
+    current: pd.DataFrame,
+    since: date,
+    policy: Drift,
+    masks: Mapping[str, tuple[Mask, Mask]] | None = None,
+) -> tuple[Compared, dict[str, Counts]] | Figure:
+    """One column against the days that held it as it is now, and its counts within each slice.
+
+    A figure instead, where there is nothing to compare.
+    """
+    chosen = days.chosen(since)
+    kept = chosen[days.codes]
+    if name not in days.rows or kept.sum() < policy.minimum_rows:
+        # nothing is wrong with the day: the reference is too young to say what is usual
+        status = INVESTIGATE if name in days.rows else UNKNOWN
+        detail = f"{int(kept.sum())} reference rows with a full window: not compared"
+        return Figure(metric=_metric(name), subject=name, status=status, detail=detail)
+    expected = statistics.as_floats(days.rows[name])
+    actual = statistics.as_floats(current[name])
+    if name == SCORE:
+        expected, actual = np.round(expected, 6), np.round(actual, 6)
+        there = ~np.isnan(actual)
+        masks = {group: (first, second[there]) for group, (first, second) in (masks or {}).items()}
+        actual = actual[there]  # an answer of another version has no score of this one
+        if actual.size < policy.minimum_rows:
+            detail = f"{actual.size} scores, needed {policy.minimum_rows}"
+            return Figure(metric=_metric(name), subject=name, status=UNKNOWN, detail=detail)
+    if np.isnan(expected[kept]).all() or actual.size == 0 or np.isnan(actual).all():
+        return _without_values(name, expected[kept], actual)
+    edges = statistics.quantile_edges(expected[kept], policy.bins if name != SCORE else policy.score_buckets)
+    bins = len(edges) + 2
+    places, mine = statistics.bin_places(expected, edges), statistics.bin_places(actual, edges)
+    enough = policy.minimum_rows
+
+    def counted(reference_rows: Mask, current_rows: Mask | None, enough: int) -> Counts:
+        by_day = counts_by_day(places[reference_rows], days.codes[reference_rows], len(days.names), bins)
+        there = mine if current_rows is None else mine[current_rows]
+        now = np.bincount(there, minlength=bins).astype(np.float64)
+        return Counts(by_day[chosen], expected_of(by_day[chosen], days.weekday[chosen], enough), now)
+
+    counts = counted(kept, None, enough)
+    if name == SCORE or statistics.has_categories(expected[kept], policy.bins):
+        p_value = _chi_square(counts)  # the bins say all that there is
+    else:
+        weekday = kept & days.weekday[days.codes]
+        held = expected[weekday if weekday.sum() >= enough else kept]
+        # the test of distributions sees no missing values, so they have one of their own
+        both = statistics.kolmogorov_smirnov(held, actual), _missing_p(held, actual)
+        p_value = min(1.0, 2 * min(both))
+    of_slices = {
+        group: counted(kept & first, second, policy.slice_rows_min)
+        for group, (first, second) in (masks or {}).items()
+    }
+    return compared(counts, p_value, policy.bin_floor), of_slices
+
+
+def _without_values(name: str, expected: Floats, actual: Floats) -> Figure:
+    # a window that hardly ever holds enough has no value in many a sample, and nothing is wrong with it
+    rare = name in NULL_BY_WINDOW and max(_share_there(expected), _share_there(actual)) <= RARE
+    detail = "hardly ever has a value: not compared" if rare else "no value in the reference or in the day"
+    return Figure(metric=_metric(name), subject=name, status=INVESTIGATE if rare else UNKNOWN, detail=detail)
+
+
+def _metric(name: str) -> str:
+    return "prediction_psi" if name == SCORE else "psi"
+
+
+def _share_there(values: Floats) -> float:
+    return float(np.mean(~np.isnan(values))) if len(values) else 0.0
+
+
+def feature_figures(name: str, found: Compared, policy: Drift) -> list[Figure]:
+    """PSI, divergences and the adjusted p-value of one feature."""
+    status, detail = guarded(psi_status(found.psi, policy), found, policy.psi_investigate, policy)
+    return [
+        Figure(metric="psi", subject=name, value=finite(found.psi), threshold=policy.psi_retrain,
+               status=status, detail=detail),
+        Figure(metric="psi_usual", subject=name, value=finite(found.usual)),
+        Figure(metric="jensen_shannon", subject=name, value=finite(found.jensen_shannon),
+               threshold=policy.jensen_shannon_high,
+               status=_high(found.jensen_shannon, policy.jensen_shannon_high, status)),
+        Figure(metric="kullback_leibler", subject=name, value=finite(found.kullback_leibler),
+               threshold=policy.kullback_leibler_high,
+               status=_high(found.kullback_leibler, policy.kullback_leibler_high, status)),
+        Figure(metric="ks_p_holm", subject=name, value=finite(found.p_value),
+               threshold=policy.significance),
+    ]  # fmt: skip
+
+
+def _high(value: float, threshold: float, psi_status: str) -> str:
+    """The divergences describe the same bins: they never say more than PSI with its guards."""
+    return INVESTIGATE if value >= threshold and psi_status != OK else OK
+
+
+def score_figures(found: tuple[Compared, dict[str, Counts]] | Figure, policy: Drift) -> list[Figure]:
+    """Prediction drift: chi-square on counts in the score buckets, together with PSI on the same ones."""
+    if isinstance(found, Figure):
+        return [found]
+    score = found[0]
+    moved = score.p_value < policy.significance and score.psi >= policy.psi_investigate
+    unusual = score.excess > score.usual + policy.psi_investigate
+    status = (ALERT if unusual else INVESTIGATE) if moved else OK
+    return [
+        Figure(metric="prediction_psi", subject=SCORE, value=finite(score.psi),
+               threshold=policy.psi_investigate, status=status,
+               detail=f"days of the reference reach {score.usual:.2f} among themselves"),
+        Figure(metric="prediction_chi_square_p", subject=SCORE, value=finite(score.p_value),
+               threshold=policy.significance),
+    ]  # fmt: skip
+
+
+def slice_figures(within: Mapping[str, Mapping[str, Counts]], loud: set[str], policy: Drift) -> list[Figure]:
+    """Of each slice the column that moved most, leaving out what the whole shows already.
+
+    The rules are those of a feature, but a slice must be more unusual: there are a thousand figures, each of
+    few customers. p-values are corrected for all columns of all slices. A slice never retrains.
+    """
+    found = [
+        (group, name, compared(counts, _chi_square(counts), policy.bin_floor))
+        for group, columns in within.items()
+        for name, counts in columns.items()
+        if name not in loud and min(counts.expected.sum(), counts.actual.sum()) >= policy.slice_rows_min
+    ]
+    adjusted = statistics.holm([each.p_value for _, _, each in found])
+    worst: dict[str, tuple[str, Compared]] = {}
+    for (group, name, each), p_value in zip(found, adjusted, strict=True):
+        corrected = each._replace(p_value=p_value)
+        gap = corrected.excess - corrected.usual
+        if group not in worst or gap > worst[group][1].excess - worst[group][1].usual:
+            worst[group] = (name, corrected)
+    figures = []
+    for group, (name, each) in worst.items():
+        status, detail = guarded(psi_status(each.psi, policy), each, policy.slice_margin, policy)
+        status = ALERT if status == RETRAIN else status
+        figures.append(
+            Figure(metric="slice_psi", subject=group, value=finite(each.psi), threshold=policy.psi_alert,
+                   status=status, detail=f"{name}: {detail or f'PSI {each.psi:.2f}'}")
+        )  # fmt: skip
+    return figures
+
+
+def _chi_square(counts: Counts) -> float:
+    return statistics.chi_square(counts.expected, counts.actual)
+
+
+def _missing_p(expected: Floats, actual: Floats) -> float:
+    """p-value that as large a share is missing."""
+    sides = [statistics.bin_counts(each, np.empty(0)) for each in (expected, actual)]
+    return statistics.chi_square(sides[0], sides[1])

@@ -1,0 +1,158 @@
+"""The budget of false alarms: the shipped thresholds keep it on the simulator, and see what they should."""
+
+from __future__ import annotations
+
+import itertools
+from datetime import date, timedelta
+
+import numpy as np
+import pandas as pd
+import pytest
+from rich.console import Console
+
+from jobs.conf.contract import load_contract
+from jobs.conf.policy import load_policy
+from jobs.features.declarations import MODEL_FEATURES
+from jobs.monitoring import false_alarms as replayed
+from jobs.monitoring.calibrate_drift import calibrate, within_budget
+from jobs.monitoring.comparison import first_full_days, measure_columns
+from jobs.monitoring.drift_cli import table
+from jobs.monitoring.false_alarms import ANY, FEATURE, SECOND_DAY, Quiet, RuleFigures
+from jobs.simulator.world import SimulatorConfig
+from jobs.training.evaluate import REFERENCE_ROWS
+from tests.quiet_days import START, quiet_history
+
+POLICY = load_policy()
+SLICES = load_contract("simulated").slices
+SINCE = first_full_days(START, 2)
+DAYS = 21
+
+
+@pytest.fixture(scope="module")
+def history(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
+    return quiet_history(tmp_path_factory.mktemp("quiet"), SimulatorConfig(seed=7), DAYS)
+
+
+def test_the_shipped_thresholds_keep_the_budget_on_the_simulator(history: pd.DataFrame) -> None:
+    days = replayed.by_day(history)
+    rounds = replayed.quiet_days(
+        days, SINCE, POLICY.drift, SLICES, 1, REFERENCE_ROWS, np.random.default_rng(3)
+    )  # fmt: skip
+    found = replayed.false_alarms(list(rounds))
+    assert len(days) == DAYS
+    assert within_budget(found, POLICY), [each.model_dump() for each in found]
+
+
+def test_thresholds_that_are_too_low_break_it(history: pd.DataFrame) -> None:
+    """The test above can fail: the same days with a twentieth of each limit."""
+    lower = {
+        name: getattr(POLICY.drift, name) / 20 for name in ("psi_investigate", "psi_alert", "psi_retrain")
+    }
+    drift = POLICY.drift.model_copy(update=lower | {"slice_margin": 0.01})
+    days = dict(itertools.islice(replayed.by_day(history).items(), 10))
+    rounds = replayed.quiet_days(
+        days, SINCE, drift, SLICES, 1, REFERENCE_ROWS, np.random.default_rng(3)
+    )  # fmt: skip
+    assert not within_budget(replayed.false_alarms(list(rounds)), POLICY)
+
+
+def test_a_slice_that_moves_alone_alerts_and_the_whole_does_not(history: pd.DataFrame) -> None:
+    days = replayed.by_day(history)
+    day = list(days)[-1]
+    reference = pd.concat([rows for each, rows in days.items() if each != day])
+    rows = days[day].copy()
+    quiet = (rows["customer_count_30d"].between(1, 29)).to_numpy()
+    rows.loc[quiet, "amount"] *= 3
+    found = measure_columns(reference, rows, day, SINCE, POLICY.drift, SLICES)
+    loud = {(each.metric, each.subject) for each in found if each.status in ("alert", "retrain")}
+    assert loud == {("slice_psi", "quiet_customer")}
+
+
+def quiet(day: int, *retraining: str, alarms: tuple[str, ...] = ()) -> Quiet:
+    return Quiet(date(2026, 3, day), frozenset(alarms), frozenset(retraining))
+
+
+def test_a_retraining_needs_the_same_feature_on_two_days_in_a_row() -> None:
+    days = [quiet(1, "amount"), quiet(2, "hour"), quiet(3, "hour"), quiet(5, "hour")]
+    broken = replayed.with_second_days(days)
+    assert [SECOND_DAY in each for each in broken] == [False, False, True, False]
+    assert broken[2] == {SECOND_DAY, ANY}
+
+
+def test_false_alarms_are_counted_by_days_with_a_bound_that_knows_how_few_there_were() -> None:
+    rounds = [[quiet(day, alarms=(FEATURE,) if day == 4 else ()) for day in range(1, 11)]] * 2
+    figures = {each.rule: each for each in replayed.false_alarms(rounds)}
+    assert figures[FEATURE].false_alarms_a_month == pytest.approx(3.0)
+    assert figures[FEATURE].at_most_a_month == pytest.approx(11.8, abs=0.1)  # 1 of 10 days
+    assert figures[SECOND_DAY].false_alarms_a_month == 0
+    assert figures[SECOND_DAY].at_most_a_month == pytest.approx(7.8, abs=0.1)  # none in 10 days
+
+
+def test_the_budget_is_the_policys() -> None:
+    rule = RuleFigures(rule=ANY, false_alarms_a_month=30 / 91, at_most_a_month=1.0)
+    assert within_budget([rule], POLICY)
+    assert not within_budget([rule.model_copy(update={"false_alarms_a_month": 0.34})], POLICY)
+
+
+def test_a_days_reference_has_other_days_only_and_each_copy_is_a_day_of_its_own() -> None:
+    days = {
+        date(2026, 3, 1) + timedelta(days=each): pd.DataFrame(
+            {"event_time": pd.to_datetime([date(2026, 3, 1) + timedelta(days=each)], utc=True), "value": each}
+        )
+        for each in range(5)
+    }
+    drawn = replayed.drawn_reference(days, date(2026, 3, 3), 100, np.random.default_rng(0))
+    assert len(drawn) == 4
+    assert 2 not in set(drawn["value"])
+    assert drawn["event_time"].is_unique
+    assert {each.weekday() for each in drawn.loc[drawn["value"] == 0, "event_time"]} <= {6}
+
+
+def test_the_smallest_shift_is_found_and_a_larger_one_is_never_needed_first() -> None:
+    generator = np.random.default_rng(5)
+    frames = []
+    for each in range(10):
+        rows = pd.DataFrame(generator.normal(size=(800, 2)), columns=["amount", "score"])
+        frames.append(rows.assign(event_time=pd.Timestamp("2026-03-02", tz="UTC") + pd.Timedelta(days=each)))
+    days = replayed.by_day(pd.concat(frames))
+    since = {"amount": date(2026, 3, 1)}
+    found = replayed.smallest_caught(days, since, POLICY.drift, replayed.moved, replayed.SHIFTS, 3)
+    # PSI of two normals apart by d is d squared, less what bins lose of it: 0.2 at 0.45 and a little more
+    assert found["amount"] in (0.5, 0.75)
+    assert 0.3 <= found["score"] <= found["amount"]
+    emptied = replayed.smallest_caught(days, since, POLICY.drift, replayed.emptied, replayed.MISSING, 3)
+    assert emptied["amount"] <= 0.1
+
+
+def test_all_features_are_in_the_history_with_values(history: pd.DataFrame) -> None:
+    assert set(MODEL_FEATURES) <= set(history.columns)
+    assert history["customer_count_30d"].notna().mean() > 0.99
+    assert history["score"].between(0, 1).all()
+
+
+def test_too_few_scores_are_unknown(history: pd.DataFrame) -> None:
+    days = replayed.by_day(history)
+    day = list(days)[-1]
+    reference = pd.concat([rows for each, rows in days.items() if each != day])
+    few = days[day].assign(score=days[day]["score"].where(np.arange(len(days[day])) < 100))
+    found = measure_columns(reference, few, day, SINCE, POLICY.drift)
+    score = next(each for each in found if each.metric == "prediction_psi")
+    assert (score.status, score.detail) == ("unknown", "100 scores, needed 500")
+
+
+def test_a_calibration_names_every_rule_with_what_it_sees(capsys: pytest.CaptureFixture[str]) -> None:
+    generator = np.random.default_rng(6)
+    rows = pd.DataFrame(generator.normal(size=(8 * 600, 2)), columns=["amount", "score"])
+    offset = pd.to_timedelta(np.arange(8 * 600) // 600, unit="D")
+    rows["event_time"] = pd.Timestamp("2026-03-02", tz="UTC") + offset
+    found = calibrate(
+        rows, {"amount": date(2026, 3, 1)}, POLICY, (), rounds=1, sample_days=2, rows_kept=20_000, seed=1
+    )
+    assert [each.rule for each in found] == [*replayed.RULES, f"{FEATURE}: values gone missing"]
+    assert {each.rule for each in found if each.smallest_shift} == {
+        FEATURE, replayed.PREDICTION, f"{FEATURE}: values gone missing",
+    }  # fmt: skip
+    document = {"days": 8, "rounds": 1, "budget": "1 in 91 days", "within_budget": True,
+                "rules": [each.model_dump() for each in found]}  # fmt: skip
+    Console(width=200).print(table(document))
+    assert "prediction drift alerts" in capsys.readouterr().out
