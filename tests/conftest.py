@@ -11,6 +11,7 @@ import yaml
 
 from jobs.conf.settings import Settings, load_settings
 from tests import redis_server
+from tests.benchmarks import serving_load
 from tests.faults.disks import can_mount
 from tests.lake_server import BINARY
 
@@ -68,6 +69,7 @@ def on_this_machine() -> set[str]:
     """Which of the things that tests may need are there."""
     found = {"data": HANDBOOK.exists(), "go": BINARY.exists() or shutil.which("go"), "root": can_mount()}
     found["redis"] = bool(redis_server.binary())
+    found["load"] = not serving_load.why_not()
     return {name for name, is_there in found.items() if is_there}
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from tests.benchmarks.serving_load import Client, Server, why_not
 
-pytestmark = pytest.mark.skipif(bool(why_not()), reason=why_not() or "there is a compiler")
+pytestmark = pytest.mark.skipif(bool(why_not()), reason=f"no load client: {why_not()}")
 
 
 class Answering(asyncio.Protocol):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -142,7 +141,9 @@ def test_a_transaction_that_is_sent_again_gets_the_same_features(home: Settings)
         asked(client, 3, 20)
         asked(client, 2, 10)
     rows = lake_of(home).read(PREDICTIONS).to_pylist()
-    told = [json.loads(row["features"]) for row in rows if row["transaction_id"] == 2]
+    told = [
+        dict(zip(MODEL_FEATURES, row["features"], strict=True)) for row in rows if row["transaction_id"] == 2
+    ]
     assert len(told) == 3
     assert told[0] == told[1] == told[2]
     assert told[0]["customer_count_5m"] == 1.0  # the first payment, and never itself
