@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 import yaml
 
@@ -14,6 +15,10 @@ from tests import redis_server
 from tests.benchmarks import serving_load
 from tests.faults.disks import can_mount
 from tests.lake_server import BINARY
+
+# how long an example takes is the machine's matter, and no test's
+hypothesis.settings.register_profile("no deadline", deadline=None)
+hypothesis.settings.load_profile("no deadline")
 
 TESTS = Path(__file__).parent
 HANDBOOK = TESTS.parents[1] / "shared" / "data" / "handbook"
