@@ -71,6 +71,9 @@ def history_start(lake: Lake, settings: Settings) -> date:
 def run(params: Params, settings: Settings) -> Receipt:
     watch = Stopwatch()
     lake, policy = lake_of(settings), policy_of(settings)
+    if settings.drift_report:
+        # heavy; and before anything is asked, so that a missing package shows on a day without a champion too
+        from jobs.monitoring.report import save_index, save_report
     champion = read_champion(settings)
     reference = load_reference(settings, champion.run_id) if champion else None
     current = live_rows(lake, params.day, champion.version if champion else "")
@@ -83,8 +86,6 @@ def run(params: Params, settings: Settings) -> Receipt:
         delay, start = contract.labels.delay_days, history_start(lake, settings)
         figures = measure(reference, current, params.day, start, delay, policy.drift, contract.slices)
         if settings.drift_report and len(current) and len(reference):
-            from jobs.monitoring.report import save_index, save_report  # heavy
-
             alike = reference_days(reference, params.day, policy.drift.minimum_rows).rows
             path = settings.reports / "drift" / f"{params.day}.html"
             save_report(alike, current, path, rows=REPORT_ROWS)
