@@ -10,10 +10,10 @@ the same. Clear the task once MLflow answers.
 
 from datetime import timedelta
 
-from airflow.sdk import Param, dag
+from airflow.sdk import dag
 
 from plugins.assets import CHAMPION
-from plugins.defaults import PROMOTION_RETRY_DELAY, dag_defaults
+from plugins.defaults import PROMOTION_RETRY_DELAY, dag_defaults, version_param
 from plugins.tags import Tag
 from plugins.tasks import job
 from plugins.templates import OFFERED_VERSION, RUN
@@ -21,15 +21,7 @@ from plugins.templates import OFFERED_VERSION, RUN
 
 @dag(
     schedule=CHAMPION,
-    params={
-        "version": Param(
-            None,
-            type=["null", "string"],
-            pattern="^[0-9]+$",
-            title="Version",
-            description="version that the alias was moved to; empty: the event's",
-        )
-    },
+    params={"version": version_param("version that the alias was moved to; empty: the event's")},
     doc_md=__doc__,
     tags=[Tag.PROMOTION],
     max_active_runs=1,

@@ -10,13 +10,13 @@ alias `champion` back to the version under `previous`.
 
 from datetime import timedelta
 
-from airflow.sdk import Param, TriggerRule, chain, dag
+from airflow.sdk import TriggerRule, chain, dag
 
 from jobs.conf.policy import policy_of
 from jobs.conf.settings import settings
 from jobs.promotion.state import steps_of
 from plugins.assets import CHALLENGER
-from plugins.defaults import PROMOTION_RETRY_DELAY, dag_defaults, promotion_timeout
+from plugins.defaults import PROMOTION_RETRY_DELAY, dag_defaults, promotion_timeout, version_param
 from plugins.operators import JobOperator, PersonApprovalOperator, PromotionStepOperator
 from plugins.tags import Tag
 from plugins.tasks import job
@@ -33,13 +33,7 @@ The run of the version in MLflow holds the evidence and the pictures."""
 @dag(
     schedule=CHALLENGER,
     params={
-        "version": Param(
-            None,
-            type=["null", "string"],
-            pattern="^[0-9]+$",
-            title="Version",
-            description="version of the registered model; empty: the one under the alias challenger",
-        )
+        "version": version_param("version of the registered model; empty: the one under the alias challenger")
     },
     doc_md=__doc__,
     tags=[Tag.PROMOTION],

@@ -14,7 +14,7 @@ from datetime import timedelta
 
 from airflow.sdk import Param, dag
 
-from plugins.defaults import PROMOTION_RETRY_DELAY, dag_defaults
+from plugins.defaults import PROMOTION_RETRY_DELAY, dag_defaults, version_param
 from plugins.tags import Tag
 from plugins.tasks import job
 from plugins.templates import DRY_RUN
@@ -28,12 +28,8 @@ CHAMPION = "{{ ti.xcom_pull(task_ids='roll_back')['facts']['champion'] }}"
         "reason": Param(
             type="string", minLength=3, maxLength=500, title="Reason", description="why, for the record"
         ),
-        "version": Param(
-            None,
-            type=["null", "string"],
-            pattern="^[0-9]+$",
-            title="Version",
-            description="version of the registered model; empty: the running challenger, else the champion",
+        "version": version_param(
+            "version of the registered model; empty: the running challenger, else the champion"
         ),
         "dry_run": Param(
             False, type="boolean", title="Dry run", description="say what would be taken back, change nothing"

@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 from collections.abc import Iterable
 from datetime import date
 from fnmatch import fnmatchcase
@@ -25,6 +24,7 @@ from jobs.channels import CHANNELS, ChannelFailed
 from jobs.conf.policy import Policy, policy_of
 from jobs.conf.settings import Settings
 from jobs.core import StrictModel
+from jobs.files import write_whole
 from jobs.locks import file_lock
 
 FILE = "alerts.jsonl"
@@ -89,11 +89,8 @@ def _queue(settings: Settings, policy: Policy, alert: Alert) -> None:
     for name in policy.alerts.channels:
         if CHANNELS[name].ready(settings):
             folder = settings.home / WAITING / name
-            folder.mkdir(parents=True, exist_ok=True)
             path = folder / f"{hashlib.sha256(alert.key.encode()).hexdigest()[:16]}.json"
-            scratch = path.with_name(f".{path.name}.{os.getpid()}")
-            scratch.write_text(alert.model_dump_json())
-            scratch.replace(path)
+            write_whole(path, alert.model_dump_json())
 
 
 def deliver(settings: Settings, policy: Policy) -> int:

@@ -22,6 +22,11 @@ DAY_PARAM = Param(
 )
 
 
+def version_param(description: str) -> Param:
+    """A version of the registered model, or none."""
+    return Param(None, type=["null", "string"], pattern="^[0-9]+$", title="Version", description=description)
+
+
 def first_instant() -> datetime:
     """The start date of every DAG: the source's first day."""
     return midnight(settings().first_day)

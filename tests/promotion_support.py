@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pytest
 
 from jobs.conf.policy import policy_of
 from jobs.conf.settings import Settings
@@ -21,9 +22,22 @@ from jobs.promotion import state as registry_state
 from jobs.promotion.state import Routing, read_routing, read_version, registry_client
 from jobs.serving.bundle import ModelBundle
 from jobs.serving.routing import in_canary
-from tests.served_bundles import logistic_graph, register, write_bundle
+from tests.served_bundles import logistic_graph, register, registry_in, write_bundle
 
 STEPS = ("shadow", "canary_5", "canary_25", "canary_50", "canary_100")
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return registry_in(tmp_path_factory.mktemp("registry"))
+
+
+@pytest.fixture
+def place(home: Settings, registry: str, request: pytest.FixtureRequest) -> Settings:
+    """An installation in the demo policy whose model is its own within the shared registry."""
+    name = "".join(letter if letter.isalnum() else "-" for letter in request.node.name)
+    changes = {"mlflow_uri": registry, "model_name": name, "policy_overlay": "demo"}
+    return home.model_copy(update=changes)
 
 
 def features_of(rows: int, seed: int) -> pd.DataFrame:

@@ -9,9 +9,7 @@ backfill rewrites.
 
 from __future__ import annotations
 
-import subprocess
 from datetime import date, timedelta
-from pathlib import Path
 from typing import Any
 
 from pydantic import AwareDatetime, Field
@@ -29,9 +27,10 @@ from jobs.backfill.ledger import (
     steps_of,
 )
 from jobs.backfill.recipes import recipe_of
+from jobs.commit import code_commit
 from jobs.conf.contract import contract_of
 from jobs.conf.policy import policy_of
-from jobs.conf.settings import PROJECT_ROOT, Settings
+from jobs.conf.settings import Settings
 from jobs.core import JobParams, Receipt, SluiceError, Stopwatch, days_between
 from jobs.lake.ranges import partitions_within, range_size
 from jobs.lake.store import Lake
@@ -53,16 +52,6 @@ class Params(JobParams):
     continue_open: bool = Field(
         False, description="go on with an open backfill of exactly these days instead of refusing"
     )
-
-
-def code_commit(root: Path = PROJECT_ROOT) -> str:
-    """The commit of the code that rewrites the days, "unknown" without git."""
-    command = ["git", "-C", str(root), "rev-parse", "HEAD"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
-    except (OSError, subprocess.SubprocessError):
-        return "unknown"
-    return done.stdout.strip()
 
 
 def check_days(params: Params, settings: Settings) -> None:

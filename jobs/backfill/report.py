@@ -13,7 +13,7 @@ from html import escape
 from jobs.backfill.compare import PartitionDifference, Shift, TableDifference
 from jobs.conf.settings import Settings
 from jobs.core import Outcome, StrictModel, Verdict
-from jobs.ingest.files import write_atomic
+from jobs.files import write_whole
 
 FOLDER = "backfills"
 COLORS = {"same": "#9aa7b4", "changed": "#e0a100", "added": "#2a9d55", "removed": "#c8383f"}
@@ -45,8 +45,8 @@ class Report(StrictModel):
 def write_report(settings: Settings, report: Report) -> str:
     """Write both files; gives the page's path below the reports."""
     folder = settings.reports / FOLDER / report.name
-    write_atomic(folder / "report.json", report.model_dump_json(indent=1).encode())
-    write_atomic(folder / "index.html", page_of(report).encode())
+    write_whole(folder / "report.json", report.model_dump_json(indent=1))
+    write_whole(folder / "index.html", page_of(report))
     return f"{FOLDER}/{report.name}/index.html"
 
 

@@ -46,7 +46,7 @@ from jobs.conf.contract import contract_of
 from jobs.conf.policy import policy_of
 from jobs.conf.settings import Settings
 from jobs.core import GateClosed, Receipt, SluiceError, Stopwatch, days_between
-from jobs.ingest.files import write_atomic
+from jobs.files import write_whole
 from jobs.lake.ranges import range_digests, range_size, read_range
 from jobs.lake.store import Lake
 from jobs.registry import load_job
@@ -119,7 +119,7 @@ def prepare(settings: Settings, entry: Entry, base: Digests) -> None:
     for item in tables_of(entry.dag, contract_of(settings)):
         first, last = entry.span(item)
         staged.take_over(item.table, first, last, kept_rows(production, item, entry))
-    write_atomic(base_file(settings, entry.name), json.dumps(base).encode())
+    write_whole(base_file(settings, entry.name), json.dumps(base))
 
 
 def kept_rows(production: Lake, item: Rewritten, entry: Entry) -> pa.Table:
@@ -183,7 +183,7 @@ def _run_day(work: Work, group: int, steps: list[Step], day: date) -> None:
             work.note(earlier, day).unlink(missing_ok=True)
         LOGGER.warning("backfill %s: %s: %s", work.entry.name, day, error)
     else:
-        write_atomic(note, json.dumps(receipts).encode())
+        write_whole(note, json.dumps(receipts))
 
 
 def raise_failures(work: Work) -> None:

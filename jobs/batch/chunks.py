@@ -24,9 +24,9 @@ import pyarrow.parquet as pq
 from pydantic import ValidationError
 
 from jobs.core import SluiceError, StrictModel, midnight
+from jobs.files import replacing, write_whole
 from jobs.lake.store import Lake
 from jobs.lake.tables import TIMESTAMP, TRANSACTIONS
-from jobs.training.run_folder import replacing
 
 SECONDS = 86_400
 
@@ -89,8 +89,7 @@ class Pieces:
         self.folder, self.plan, self._schema = folder, plan, schema
         if self._kept_plan() != plan:
             shutil.rmtree(folder, ignore_errors=True)
-            with replacing(folder / "plan.json") as temporary:
-                temporary.write_text(plan.model_dump_json())
+            write_whole(folder / "plan.json", plan.model_dump_json())
 
     def _kept_plan(self) -> Plan | None:
         try:

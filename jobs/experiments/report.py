@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 from matplotlib.figure import Figure
 
 from jobs.experiments.looks import BETTER, WORSE, Result
+from jobs.files import replacing
 from jobs.page import figure, page, table
-from jobs.training.run_folder import replacing
 
 if TYPE_CHECKING:
     from jobs.experiments.read_out import Readout

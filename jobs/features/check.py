@@ -8,7 +8,6 @@ Counted here with numpy from the transactions, apart from Spark: active entities
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from datetime import date, timedelta
 from itertools import groupby, pairwise
@@ -38,6 +37,7 @@ from jobs.features.declarations import (
 )
 from jobs.features.inputs import first_input, is_being_built, last_record
 from jobs.features.tables import FEATURE_TABLES, TRANSACTION_VELOCITY
+from jobs.files import write_whole
 from jobs.lake.store import Lake, lake_of
 from jobs.lake.tables import TRANSACTIONS
 
@@ -279,11 +279,7 @@ def keep_verdict(settings: Settings, day: date, verdict: Verdict, versions: dict
 
 
 def _keep(settings: Settings, day: date, evidence: dict[str, Any]) -> None:
-    path = _evidence(settings, day)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_suffix(f".{os.getpid()}")
-    scratch.write_text(json.dumps(evidence, indent=1))
-    scratch.replace(path)
+    write_whole(_evidence(settings, day), json.dumps(evidence, indent=1))
 
 
 def carry_verdict(staged: Settings, settings: Settings, day: date, versions: dict[str, int]) -> None:

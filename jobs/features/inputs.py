@@ -7,7 +7,6 @@ waits to be checked and served.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from jobs.conf.settings import Settings
 from jobs.core import StrictModel
 from jobs.features.declarations import ENTITIES, FEATURE_VERSION, longest_window, velocity_memory
 from jobs.features.tables import BUILT_TABLES
+from jobs.files import write_whole
 from jobs.lake.at import LakeAt, versions_of
 from jobs.lake.store import Lake, content_digest, lake_of
 from jobs.lake.tables import LABELS, TRANSACTIONS
@@ -162,11 +162,7 @@ def begin_record(settings: Settings, day: date) -> None:
 
 def keep_record(settings: Settings, day: date, record: Record) -> None:
     """Record what a day was built from, once its features are in the tables."""
-    path = _file(settings, day)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_suffix(f".{os.getpid()}")
-    scratch.write_text(record.model_dump_json(indent=1))
-    scratch.replace(path)
+    write_whole(_file(settings, day), record.model_dump_json(indent=1))
     _mark(settings, day).unlink(missing_ok=True)
 
 

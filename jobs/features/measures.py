@@ -8,23 +8,39 @@ Spark says the same in jobs/features/windows.py; tests hold the two together.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 from jobs.features.declarations import Measure
 
 SMALLEST_DEVIATION = 1.0  # major units: a z-score of equal amounts stays finite
 
 
-def measure(name: Measure, count: float, total: float, squares: float) -> float:
-    """One measure of a window; NaN where it is null."""
-    if name == "count":
-        return float(count)
-    if name == "amount_sum":
-        return total / 100
-    if name == "amount_mean":
-        return total / count / 100 if count else math.nan
-    if name == "amount_deviation":
-        if count < 2:
-            return math.nan
-        # of equal amounts both products are the same real number, so their difference is 0
-        return math.sqrt(max(count * squares - total * total, 0.0) / (count * (count - 1))) / 100
-    raise AssertionError(f"no measure of sums: {name}")
+def count_of(count: float, _total: float, _squares: float) -> float:
+    """How many."""
+    return float(count)
+
+
+def sum_of(_count: float, total: float, _squares: float) -> float:
+    """Their sum."""
+    return total / 100
+
+
+def mean_of(count: float, total: float, _squares: float) -> float:
+    """Their mean; NaN of nothing."""
+    return total / count / 100 if count else math.nan
+
+
+def deviation_of(count: float, total: float, squares: float) -> float:
+    """Their sample deviation; NaN below two."""
+    if count < 2:
+        return math.nan
+    # of equal amounts both products are the same real number, so their difference is 0
+    return math.sqrt(max(count * squares - total * total, 0.0) / (count * (count - 1))) / 100
+
+
+OF_SUMS: dict[Measure, Callable[[float, float, float], float]] = {
+    "count": count_of,
+    "amount_sum": sum_of,
+    "amount_mean": mean_of,
+    "amount_deviation": deviation_of,
+}

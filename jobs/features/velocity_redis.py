@@ -50,8 +50,9 @@ BUCKET = 29  # bits of the time within a bucket: 2**29 microseconds are nine min
 BIAS = 1 << 63  # times before 1970 sort before the others too
 UNSIGNED = struct.Struct(">Q")
 MEMBER = struct.Struct(">QdQ")
-SUMS = struct.Struct(">ddd")
 LATEST = struct.Struct(">Qd")
+# the answer of READ: whether there is a pair, its time, the sums of each stretch, and then the last events
+ANSWER = {entity: struct.Struct(f">?Q{3 * len(plan.windows)}d") for entity, plan in PLANS.items()}
 ASKED = {entity: struct.Struct(f">{6 + len(plan.windows)}Q") for entity, plan in PLANS.items()}
 
 # KEYS: events, known, sums, pairs (customers only)
@@ -71,17 +72,16 @@ local function pair_of(member)
 end
 """
 READ = """
-local answer, most, asked = {}, ARGV[4 + ARGV[3]], ARGV[5 + ARGV[3]]
+local most, asked = ARGV[4 + ARGV[3]], ARGV[5 + ARGV[3]]
 local moment, lookback = string.sub(asked, 1, 8), string.sub(asked, 9, 16)
 local pair_from, pair_to = string.sub(asked, 17, 32), string.sub(asked, 33, 48)
 local latest = redis.call('ZREVRANGEBYLEX', events, '(' .. moment, '[' .. lookback, 'LIMIT', 0, most)
 for place, member in ipairs(latest) do
     latest[place] = string.sub(member, 1, 16)
 end
-answer[1] = table.concat(latest)
 local pair = pairs_key
     and redis.call('ZREVRANGEBYLEX', pairs_key, '(' .. pair_to, '[' .. pair_from, 'LIMIT', 0, 1)[1]
-answer[2] = pair and string.sub(pair, 9, 16) or ''
+local parts = {pair and '\\1' .. string.sub(pair, 9, 16) or '\\0\\0\\0\\0\\0\\0\\0\\0\\0'}
 
 local count, total, squares
 local function add_events(from, to)
@@ -116,9 +116,10 @@ for place = 49, #asked, 8 do
     else
         add_events(from, to)
     end
-    answer[#answer + 1] = struct.pack('>ddd', count, total, squares)
+    parts[#parts + 1] = struct.pack('>ddd', count, total, squares)
     to = from
 end
+local answer = table.concat(parts) .. table.concat(latest)
 """
 RECORD = """
 local recorded = 0
@@ -200,8 +201,11 @@ class RedisVelocityStore:
             if isinstance(answer, Exception):
                 raise answer
         stored = answers.pop(0) if beside else []
-        found = {entity: _found(answer) for entity, answer in zip(PLANS, answers, strict=True)}
-        return velocity_of(moment, found, _moment(answers[0][1])), stored
+        found, pairs = {}, []
+        for entity, answer in zip(PLANS, answers, strict=True):
+            found[entity], pair = _found(entity, answer)
+            pairs.append(pair)
+        return velocity_of(moment, found, pairs[0]), stored
 
     def record_many(self, events: pa.Table) -> int:
         """See VelocityStore; an event is new where it is new to its customer."""
@@ -250,10 +254,6 @@ def _time(moment: int) -> bytes:
     return UNSIGNED.pack(moment + BIAS)
 
 
-def _moment(text: bytes) -> int | None:
-    return UNSIGNED.unpack(text)[0] - BIAS if text else None
-
-
 def _member(moment: int, amount: float, other: int, transaction_id: int) -> bytes:
     return MEMBER.pack(moment + BIAS, amount, other) + str(transaction_id).encode()
 
@@ -278,9 +278,16 @@ def _call(
     return [len(keys), *keys, _time(whole), plan.memory // SECOND, len(members), *members, *asked]
 
 
-def _found(answer: list[bytes]) -> Sums:
-    latest = [(time_before - BIAS, amount) for time_before, amount in LATEST.iter_unpack(answer[0])]
-    return Sums([SUMS.unpack(ring) for ring in answer[2:]], latest)
+def _found(entity: Entity, answer: bytes) -> tuple[Sums, int | None]:
+    """What the script knows of an entity, and when its pair was seen last."""
+    layout = ANSWER[entity]
+    is_pair, seen, *sums = layout.unpack_from(answer)
+    each = iter(sums)
+    rings = zip(each, each, each, strict=True)  # three by three
+    latest = [
+        (time_before - BIAS, amount) for time_before, amount in LATEST.iter_unpack(answer[layout.size :])
+    ]
+    return Sums(rings, latest), seen - BIAS if is_pair else None
 
 
 def _writes(chunk: list[Row], now: int) -> tuple[list[list[Any]], int]:

@@ -11,10 +11,10 @@ Errors: those of sqlite3 and redis; the service then scores without these featur
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from jobs.conf.settings import Settings
 from jobs.features.declarations import (
@@ -25,7 +25,7 @@ from jobs.features.declarations import (
     Feature,
     velocity_memory,
 )
-from jobs.features.measures import measure
+from jobs.features.measures import OF_SUMS
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -38,8 +38,7 @@ OF_ONE = ("seconds_since_last", "amount_before", "seconds_before")  # measures o
 GRACE = timedelta(days=1)  # how much later than a newer one an event may come and still find all of its past
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(NamedTuple):
     """One transaction, as far as velocity goes; `event_time` knows its zone."""
 
     transaction_id: int
@@ -75,15 +74,14 @@ class VelocityStore(Protocol):
         """Let go of files and connections."""
 
 
-@dataclass(frozen=True, slots=True)
-class Sums:
+class Sums(NamedTuple):
     """What a store finds of one entity before an event, times in microseconds since 1970.
 
     `rings` has (count, sum, sum of squares) of each stretch between two window starts, the nearest first;
     `latest` has (time, amount) of the last events, the newest first and of one instant the larger first.
     """
 
-    rings: list[tuple[float, float, float]]
+    rings: Iterable[tuple[float, float, float]]
     latest: list[tuple[int, float]]
 
 
@@ -140,12 +138,15 @@ def _plan(entity: Entity) -> EntityPlan:
 
 PLANS: dict[Entity, EntityPlan] = {entity: _plan(entity) for entity in ENTITIES}
 PLACES = {name: place for place, name in enumerate(VELOCITY_FEATURES)}
-# (place in the answer, measure, place of the window) of each entity's sums
+# (place in the answer, measure) of each window of an entity, the shortest first
 SUMS = {
     entity: [
-        (PLACES[feature.name], feature.measure, plan.windows.index(_width(feature.window)))
-        for feature in VELOCITY
-        if feature.entity == entity and feature.measure not in OF_ONE
+        [
+            (PLACES[feature.name], OF_SUMS[feature.measure])
+            for feature in VELOCITY
+            if feature.entity == entity and feature.measure in OF_SUMS and _width(feature.window) == width
+        ]
+        for width in plan.windows
     ]
     for entity, plan in PLANS.items()
 }
@@ -167,15 +168,14 @@ def velocity_of(moment: int, found: dict[Entity, Sums], newest_of_pair: int | No
     values = [math.nan] * len(VELOCITY_FEATURES)
     for entity, sums in found.items():
         count = total = squares = 0.0
-        windows = []
-        for ring in sums.rings:
-            count, total, squares = count + ring[0], total + ring[1], squares + ring[2]
-            windows.append((count, total, squares))
-        for place, name, window in SUMS[entity]:
-            values[place] = measure(name, *windows[window])
+        for (more, amounts, of_squares), wanted in zip(sums.rings, SUMS[entity], strict=True):
+            count, total, squares = count + more, total + amounts, squares + of_squares
+            for place, measure in wanted:
+                values[place] = measure(count, total, squares)
+        latest = sums.latest
         for place, turn, of_amount, width in LAST[entity]:
-            if turn < len(sums.latest):
-                time, amount = sums.latest[turn]
+            if turn < len(latest):
+                time, amount = latest[turn]
                 if moment - time <= width:
                     values[place] = amount / 100 if of_amount else (moment - time) / SECOND
     for place, width in NEW:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple, Protocol, TypeVar
 
 from jobs.core import SluiceError
-from jobs.ingest.files import write_atomic
+from jobs.files import write_whole
 from jobs.objects import ObjectNotThere, Objects
 from jobs.s3_address import S3Address, s3_address
 
@@ -99,7 +99,7 @@ class DirectorySource:
 
     def write(self, name: str, data: bytes) -> None:
         try:
-            write_atomic(self.folder / checked_name(name), data)
+            write_whole(self.folder / checked_name(name), data)
         except OSError as error:
             raise SluiceError(
                 f"{self.address}: cannot write {name}: {error.strerror}; check the directory"

@@ -9,9 +9,7 @@ Errors: SluiceError where there is no champion, no reference or too few days; a 
 from __future__ import annotations
 
 import json
-import os
 from datetime import date
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -22,6 +20,7 @@ from jobs.conf.policy import Policy, policy_of
 from jobs.conf.settings import Settings
 from jobs.core import JobParams, Receipt, SluiceError, Stopwatch, days_between
 from jobs.evaluation.slices import SLICES
+from jobs.files import write_whole
 from jobs.lake.store import lake_of
 from jobs.monitoring import false_alarms as replayed
 from jobs.monitoring.comparison import SCORE, first_full_days
@@ -125,17 +124,10 @@ def run(params: Params, settings: Settings) -> Receipt:
         "budget": f"{policy.alerts.false_alarms:g} in {policy.alerts.budget_days} days",
         "rules": [each.model_dump() for each in rules],
     }  # fmt: skip
-    _write(path, json.dumps(document, indent=1, allow_nan=False))
+    write_whole(path, json.dumps(document, indent=1, allow_nan=False))
     facts = {each.rule: each.false_alarms_a_month for each in rules}
     return Receipt(
         job="calibrate_drift", table=WRITES[0], partition="", rows=days, seconds=watch.seconds,
         facts={"within_budget": kept, "budget": document["budget"], "path": str(path),
                "false_alarms_a_month": facts},
     )  # fmt: skip
-
-
-def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    scratch.write_text(text)
-    scratch.replace(path)

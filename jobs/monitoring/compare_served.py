@@ -13,7 +13,6 @@ be compared is inconclusive: nothing is raised, since nobody may have asked.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from datetime import date
 from pathlib import Path
@@ -36,6 +35,7 @@ from jobs.core import (
 )
 from jobs.features.declarations import ENTITIES, FEATURES, MODEL_FEATURES, STORED_FEATURES
 from jobs.features.history import historical_features
+from jobs.files import write_whole
 from jobs.lake.store import lake_of
 from jobs.lake.tables import TRANSACTIONS
 from jobs.monitoring.features_logged import LOGGED, logged_rows, of_this_version, with_features
@@ -211,10 +211,7 @@ def run(params: Params, settings: Settings) -> Receipt:
 
 def keep(path: Path, evidence: Mapping[str, object]) -> None:
     """Write the evidence in one step."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_suffix(f".{os.getpid()}")
-    scratch.write_text(json.dumps(evidence, indent=1, allow_nan=False))
-    scratch.replace(path)
+    write_whole(path, json.dumps(evidence, indent=1, allow_nan=False))
 
 
 def _or_null(value: float) -> float | None:

@@ -1,7 +1,8 @@
 """What a day's figures lead to: nothing, an alert, or a retraining. Never a promotion.
 
 In: the figures of `monitoring`, trainings so far (the versions' tags), matured transactions. Out: one row in
-`reactions` with decision, reason and evidence; alerts of the day in home/alerts.jsonl.
+`reactions` with decision, reason and evidence; alerts of the day in home/alerts.jsonl; the day as a point of
+the champion's curves in MLflow.
 A performance drop retrains at once: its window spans days. Feature drift retrains on its second day in a
 row, so that one odd day does not. A retraining needs its cooldown and enough matured rows that no
 training has seen; without them the decision is an alert that says so.
@@ -24,6 +25,7 @@ from jobs.core import DayParams, Receipt, Stopwatch, StrictModel, midnight
 from jobs.evaluation.transactions import known_transactions
 from jobs.lake.store import Lake, lake_of
 from jobs.lake.tables import REACTIONS
+from jobs.monitoring.curves import draw
 from jobs.monitoring.figures import (
     ALERT,
     DRIFT,
@@ -168,6 +170,8 @@ def run(params: Params, settings: Settings) -> Receipt:
     }  # fmt: skip
     version = lake.replace(REACTIONS, pa.Table.from_pylist([row], REACTIONS.schema), day)
     alerts = raise_alerts(settings, alerts_of(settings, day, telling))
+    if champion:
+        draw(settings, champion, day, figures, decision.decision)
     return _receipt(
         row, watch, version=version, new_matured_rows=rows, hours_since_training=hours,
         new_alerts=alerts, repeated=False,

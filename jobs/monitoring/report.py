@@ -14,6 +14,7 @@ from evidently import Report
 from evidently.presets import DataDriftPreset
 
 from jobs.features.declarations import MODEL_FEATURES
+from jobs.files import replacing, write_whole
 
 
 def save_report(reference: pd.DataFrame, current: pd.DataFrame, path: Path, *, rows: int) -> None:
@@ -29,10 +30,8 @@ def save_report(reference: pd.DataFrame, current: pd.DataFrame, path: Path, *, r
         warnings.simplefilter("ignore")
         preset = DataDriftPreset(num_method="psi", num_threshold=0.25)
         snapshot = Report([preset], include_tests=True).run(sides[1], sides[0])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    snapshot.save_html(os.fspath(temporary))
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        snapshot.save_html(os.fspath(temporary))
 
 
 def save_index(folder: Path) -> None:
@@ -45,6 +44,4 @@ def save_index(folder: Path) -> None:
         "<p>One for each monitored day: what the champion met, against its own test rows.</p>"
         f"<ul>\n{items}\n</ul></body></html>\n"
     )
-    temporary = folder / f".index.html.{os.getpid()}"
-    temporary.write_text(page)
-    temporary.replace(folder / "index.html")
+    write_whole(folder / "index.html", page)

@@ -51,6 +51,7 @@ TAG_STEP: Final = "sluice.step"
 TAG_STEP_STARTED_AT: Final = "sluice.step_started_at"
 TAG_PERCENT: Final = "sluice.percent"
 TAG_PREVIOUS: Final = "sluice.previous"  # the champion that this version replaced
+TAG_MONITORED: Final = "sluice.monitored"  # last monitored day as champion, its decision, its report
 TAG_ARCHIVED: Final = "sluice.archived"  # the day for which maintenance let go of what it was trained on
 
 GATE_AUTOMATIC: Final = "automatic"

@@ -40,7 +40,7 @@ from ruamel.yaml.error import YAMLError
 
 from jobs.conf.settings import Settings
 from jobs.core import SluiceError, midnight
-from jobs.ingest.files import write_atomic
+from jobs.files import write_whole
 from jobs.locks import file_lock
 from jobs.quality.findings import Finding, SuiteRun
 from jobs.quality.suites import Rule
@@ -277,7 +277,7 @@ def _stored_context(settings: Settings, name: str, rules: tuple[Rule, ...]) -> A
         return context
     stamp_file.unlink(missing_ok=True)
     context.suites.add_or_update(gx.ExpectationSuite(name=name, expectations=expectations))
-    write_atomic(stamp_file, stamp.encode())
+    write_whole(stamp_file, stamp)
     return context
 
 

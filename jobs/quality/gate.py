@@ -21,7 +21,7 @@ from pydantic import Field, ValidationError
 from jobs.conf.policy import Quality
 from jobs.conf.settings import Settings
 from jobs.core import Check, GateClosed, Outcome, StrictModel, Verdict
-from jobs.ingest.files import write_atomic
+from jobs.files import write_whole
 from jobs.ingest.landing import Landed, newest
 from jobs.quality.findings import Finding, SuiteRun
 from jobs.quality.suites import DUPLICATE, VOLUME, Rule
@@ -153,7 +153,7 @@ def write_evidence(settings: Settings, validation: Validation, parsed: Path) -> 
     folder = evidence_folder(settings, validation.feed, validation.day)
     validation = validation.model_copy(update={"parsed_digest": _digest(parsed)})
     parsed.replace(folder / PARSED)
-    write_atomic(folder / VALIDATION, validation.model_dump_json(indent=1).encode())
+    write_whole(folder / VALIDATION, validation.model_dump_json(indent=1))
     return validation
 
 

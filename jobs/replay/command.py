@@ -22,6 +22,7 @@ from rich.table import Table as Sheet
 
 from jobs.conf.settings import Settings, settings
 from jobs.core import SluiceError, days_between
+from jobs.files import write_whole
 from jobs.locks import file_lock
 from jobs.replay import data
 from jobs.replay.loop import Loop
@@ -74,7 +75,7 @@ def replay(config: Settings, plan: Plan, console: Console) -> dict[str, Any]:
         seconds = {each.name: seconds_of(policy_settings(config, plan, each)) for each in plan.policies}
         data.write_json(plan.home / RESULT, result)
         data.write_json(plan.home / SECONDS, seconds)
-        _write_text(plan.home / PAGE, page(result, seconds))
+        write_whole(plan.home / PAGE, page(result, seconds))
     return result
 
 
@@ -147,12 +148,6 @@ def shown(estimate: dict[str, float | None]) -> str:
     if value is None:
         return "not defined"
     return f"{value:.3g}" if low is None or high is None else f"{value:.3g} [{low:.3g}, {high:.3g}]"
-
-
-def _write_text(path: Path, text: str) -> None:
-    scratch = path.with_suffix(".tmp")
-    scratch.write_text(text)
-    scratch.replace(path)
 
 
 class _Nowhere:

@@ -24,6 +24,7 @@ from jobs.conf.settings import Settings
 from jobs.core import GateClosed, Receipt, days_between
 from jobs.features.declarations import MODEL_FEATURES
 from jobs.features.history import historical_features
+from jobs.files import replacing, write_whole
 from jobs.lake.store import lake_of
 from jobs.lake.tables import TRANSACTIONS
 from jobs.registry import load_job
@@ -45,10 +46,7 @@ def run_job(settings: Settings, job: str, arguments: dict[str, Any]) -> Receipt:
 
 def write_json(path: Path, content: object) -> None:
     """A file that is there as a whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_suffix(".tmp")
-    scratch.write_text(json.dumps(content, indent=1, sort_keys=True, default=str) + "\n")
-    scratch.replace(path)
+    write_whole(path, json.dumps(content, indent=1, sort_keys=True, default=str) + "\n")
 
 
 def take_in(settings: Settings, first: date, last: date, progress: Progress) -> None:
@@ -111,11 +109,8 @@ def join(settings: Settings, first: date, last: date, progress: Progress) -> Non
         joined = historical_features(frame, settings) if len(frame) else frame.reindex(columns=_columns())
         for day in part:
             rows = joined[joined["day"] == day][_columns()].reset_index(drop=True)
-            path = vectors_path(settings, day)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            scratch = path.with_suffix(".tmp")
-            rows.to_parquet(scratch)
-            scratch.replace(path)
+            with replacing(vectors_path(settings, day)) as temporary:
+                rows.to_parquet(temporary)
             progress(f"features of {day}")
 
 

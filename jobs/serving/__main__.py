@@ -94,7 +94,7 @@ def serve(config: Settings, token: str, *, take_over: bool = False) -> None:
 
     # uvicorn stops gracefully and then raises the signal once more, for whoever listened before it
     signal.signal(signal.SIGTERM, lambda _number, _frame: None)
-    sys.setswitchinterval(0.0005)  # background threads give way to requests sooner
+    sys.setswitchinterval(0.0001)  # background threads give way to requests sooner
     app = create_app(config, token=token)
     options = uvicorn.Config(
         app,

@@ -180,8 +180,9 @@ def create_app(
     document(app, service.endpoints, policy, security)
     _add_pages(app, service, security)
     _declare_bearer(app, bool(tokens))
-    app.add_middleware(
-        Front,
+    # outermost, also of what turns errors into answers: each layer costs the scoring endpoints time
+    app.middleware_stack = Front(
+        app.build_middleware_stack(),
         endpoints=service.endpoints.by_path(),
         guarded=frozenset(GUARDED),
         tokens=tokens,

@@ -17,7 +17,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -30,6 +29,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from jobs.conf.policy import Decisions, load_policy
 from jobs.core import SluiceError, StrictModel
+from jobs.files import write_whole
 
 MANIFEST = "manifest.json"
 CALIBRATION = "calibration.json"
@@ -207,11 +207,21 @@ class ModelBundle:
         return score
 
     def try_out(self) -> float:
-        """Query both graphs once, with a row of zeros and a row of gaps, before the bundle is accepted."""
+        """Query both graphs once, with a row of zeros and a row of gaps, before the bundle is accepted.
+
+        Raises:
+            SluiceError: a graph raises.
+        """
         rows = np.zeros((2, len(self.features)), dtype=np.float32)
         rows[1] = np.nan
-        self._second.calibrated(rows)
-        return float(self.score(rows).max())
+        try:
+            self._second.calibrated(rows)
+            return float(self.score(rows).max())
+        except SluiceError:
+            raise
+        except Exception as error:  # the runtime's errors share no kind
+            first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise SluiceError(f"bundle {self.folder}: a row of zeros or of gaps: {first_line}") from error
 
 
 def decide(score: float, decisions: Decisions) -> Decision:
@@ -273,9 +283,7 @@ def seal_bundle(
         facts=dict(facts or {}),
         files=files,
     )
-    temporary = folder / f".{MANIFEST}.{os.getpid()}"
-    temporary.write_text(manifest.model_dump_json(indent=1))
-    temporary.replace(folder / MANIFEST)
+    write_whole(folder / MANIFEST, manifest.model_dump_json(indent=1))
     return manifest
 
 

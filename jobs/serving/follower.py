@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-import os
 import threading
 import time
 from collections import OrderedDict
@@ -27,6 +26,7 @@ from pydantic import ValidationError
 from jobs.conf.policy import Policy
 from jobs.conf.settings import Settings
 from jobs.core import SluiceError, StrictModel
+from jobs.files import write_whole
 from jobs.promotion.state import Routing, read_routing, registry_client
 from jobs.serving.bundle import ModelBundle
 from jobs.serving.bundles import cached_bundle, fetch_bundle
@@ -275,10 +275,7 @@ class Follower:
 
     def _write(self, kept: KeptState) -> None:
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = self._path.with_name(f".{self._path.name}.{os.getpid()}")
-            temporary.write_text(kept.model_dump_json())
-            temporary.replace(self._path)
+            write_whole(self._path, kept.model_dump_json())
         except OSError as error:
             LOGGER.warning("%s cannot be written, a restart would not know: %s", self._path, error)
 

@@ -13,7 +13,7 @@ import numpy as np
 import xgboost
 from xgboost.callback import TrainingCallback
 
-from jobs.training.run_folder import replacing
+from jobs.files import replacing
 
 BOOSTER_FILE = "xgboost/model.ubj"  # in the folder of a run
 # Fewer bins blur a feature that is 0 in nearly all rows, as a risk is; more gain nothing (docs/handbook.md).

@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from pydantic import ValidationError
 
+from jobs.commit import CHANGES
 from jobs.conf.settings import Settings
 from jobs.core import SluiceError, StrictModel
 from jobs.promotion.state import VersionState, read_version, registry_errors
-from jobs.training.origin import CHANGES, ORIGIN_FILE, Origin, origin_of
+from jobs.training.origin import ORIGIN_FILE, Origin, origin_of
 from jobs.training.run_folder import RunFolder
 
 if TYPE_CHECKING:

@@ -25,9 +25,9 @@ import torch
 from sklearn.metrics import average_precision_score
 from torch import Tensor, nn
 
+from jobs.files import replacing
 from jobs.training import sequence_network
 from jobs.training.boosting import class_weight
-from jobs.training.run_folder import replacing
 from jobs.training.sequence_network import Inputs, SequenceNetwork, raw_scores
 
 PATIENCE_EPOCHS = 3

@@ -12,8 +12,8 @@ import onnx
 import onnxruntime
 
 from jobs.core import SluiceError
+from jobs.files import replacing
 from jobs.serving.bundle import INPUT, OUTPUT
-from jobs.training.run_folder import replacing
 
 TOLERANCE = 1e-5
 

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import os
 import platform
-import subprocess
 from importlib.metadata import version as installed_version
-from pathlib import Path
 from typing import Any, Final
 
+from jobs.commit import code_commit
 from jobs.conf.policy import Policy, policy_of
-from jobs.conf.settings import PROJECT_ROOT, Settings
+from jobs.conf.settings import Settings
 from jobs.core import StrictModel
 
 ORIGIN_FILE: Final = "origin.json"
@@ -31,8 +30,6 @@ ENVIRONMENT = (
     "deltalake",
 )
 POLICY_SECTIONS = ("features", "training", "tuning", "decisions")
-CHANGES = "+changes"  # after a commit: the tree differed from it
-UNKNOWN = "unknown"
 
 
 class Origin(StrictModel):
@@ -54,22 +51,6 @@ def origin_of(settings: Settings) -> Origin:
         policy_overlay=settings.policy_overlay,
         policy=deciding_policy(policy_of(settings)),
     )
-
-
-def code_commit(root: Path = PROJECT_ROOT) -> str:
-    """The commit of the code, "+changes" where the tree differs from it, "unknown" without git."""
-    try:
-        commit = _git(root, "rev-parse", "HEAD")
-        return f"{commit}{CHANGES}" if _git(root, "status", "--porcelain") else commit
-    except (OSError, subprocess.SubprocessError):
-        return UNKNOWN
-
-
-def _git(root: Path, *arguments: str) -> str:
-    done = subprocess.run(
-        ["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True, timeout=10
-    )
-    return done.stdout.strip()
 
 
 def environment() -> dict[str, str]:

@@ -19,9 +19,9 @@ from matplotlib.figure import Figure
 from sklearn.metrics import precision_recall_curve, roc_curve
 
 from jobs.evaluation.metrics import CostCurve
+from jobs.files import replacing
 from jobs.training.evidence import Contribution, Evidence
 from jobs.training.explain import Explained
-from jobs.training.run_folder import replacing
 
 BINS = 10
 MOST_FEATURES = 20  # more names cannot be read

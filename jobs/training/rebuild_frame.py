@@ -19,6 +19,7 @@ from jobs.conf.policy import policy_of
 from jobs.conf.settings import Settings
 from jobs.core import Check, GateClosed, Outcome, Receipt, SluiceError, Stopwatch, Verdict
 from jobs.features.declarations import FEATURE_VERSION
+from jobs.files import replacing
 from jobs.lake.at import LakeAt
 from jobs.lake.store import lake_of
 from jobs.promotion import state as registry
@@ -27,7 +28,7 @@ from jobs.training.digests import column_digests, frame_digest
 from jobs.training.frame import FrameFacts, make_frame
 from jobs.training.labels import label_digest, label_snapshot
 from jobs.training.lineage import recorded
-from jobs.training.run_folder import RunFolder, TrainingParams, replacing
+from jobs.training.run_folder import RunFolder, TrainingParams
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import yaml
 
+from jobs.commit import CHANGES, UNKNOWN, code_commit
 from jobs.conf.policy import Decisions, policy_of
 from jobs.conf.settings import Settings
 from jobs.core import GateClosed, Outcome, SluiceError, StrictModel
@@ -38,7 +39,7 @@ from jobs.training.lineage import (
     required_version,
     training_facts,
 )
-from jobs.training.origin import CHANGES, UNKNOWN, code_commit, deciding_policy, environment
+from jobs.training.origin import deciding_policy, environment
 from jobs.training.rebuild_frame import facts_of_version, frame_again
 from jobs.training.run_folder import RunFolder
 

@@ -16,7 +16,6 @@ Errors: SluiceError where an earlier job of the run has not left its file.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +26,7 @@ from pydantic import Field, ValidationError, field_validator
 
 from jobs.conf.settings import Settings
 from jobs.core import DayParams, SluiceError, StrictModel
+from jobs.files import replacing
 from jobs.locks import file_lock
 
 Drill = Literal["none", "shuffled_labels", "slow", "shifted_scores"]
@@ -131,15 +131,3 @@ class RunFolder:
         """Hold a lock of this run; the kernel drops it when its holder dies."""
         with file_lock(self.file(f".{name}.lock")):
             yield
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path`, which takes its place when the block ends without an error."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        yield temporary
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -15,7 +15,7 @@ import numpy as np
 import xgboost
 
 from jobs.core import SluiceError
-from jobs.training.run_folder import replacing
+from jobs.files import replacing
 
 TREES_FILE = "xgboost/trees.npz"
 

@@ -27,23 +27,14 @@ from jobs.lake.tables import (
 from jobs.monitoring import comparison, drift, performance, reaction, service
 from jobs.monitoring.figures import Figure, read_figures, write_figures
 from jobs.promotion.state import read_version, registry_client
-from tests.served_bundles import register, registry_in
+from tests.served_bundles import register
+
+pytest_plugins = ("tests.promotion_support",)
 
 DEMO = load_policy("demo")
 START = date(2026, 1, 1)
 DAY = date(2026, 3, 10)  # a Tuesday
 ROWS = 900
-
-
-@pytest.fixture(scope="module")
-def registry(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return registry_in(tmp_path_factory.mktemp("registry"))
-
-
-@pytest.fixture
-def place(home: Settings, registry: str, request: pytest.FixtureRequest) -> Settings:
-    changes = {"mlflow_uri": registry, "model_name": request.node.name, "policy_overlay": "demo"}
-    return home.model_copy(update=changes)
 
 
 def rows_of(day: date, rows: int = ROWS, *, missed: float = 0.1) -> pd.DataFrame:
@@ -148,6 +139,12 @@ def test_a_quiet_fortnight_leads_to_nothing(place: Settings, tmp_path: Path) -> 
     assert react(place)["decision"] == "nothing"
     assert (place.reports / "drift" / f"{DAY}.html").stat().st_size > 10_000
     assert not (place.home / "alerts.jsonl").exists()
+    state = read_version(registry_client(place), place.model_name, version)
+    assert state is not None
+    (point,) = registry_client(place).get_metric_history(state.run_id, "monitoring/largest_psi")
+    psi = [each.value for each in figures.values() if each.metric == "psi"]
+    assert (point.step, point.value) == ((DAY - date(1970, 1, 1)).days, max(value or 0 for value in psi))
+    assert state.tag("sluice.monitored") == f"{DAY}: nothing; {place.airflow_uri}/reports/drift/{DAY}.html"
 
 
 def test_measuring_again_gives_the_same_rows_and_no_second_alert(place: Settings, tmp_path: Path) -> None:

@@ -25,20 +25,8 @@ from jobs.promotion.record import StepRow
 from jobs.promotion.state import Routing, read_version, registry_client
 from jobs.promotion.timeline import promotion_page, save_page
 from tests.promotion_support import begin, checked, crown, look, offer, routing, tag, traffic
-from tests.served_bundles import registry_in
 
-
-@pytest.fixture(scope="module")
-def registry(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return registry_in(tmp_path_factory.mktemp("registry"))
-
-
-@pytest.fixture
-def place(home: Settings, registry: str, request: pytest.FixtureRequest) -> Settings:
-    """An installation in the demo policy whose model is its own within the shared registry."""
-    name = "".join(letter if letter.isalnum() else "-" for letter in request.node.name)
-    changes = {"mlflow_uri": registry, "model_name": name, "policy_overlay": "demo"}
-    return home.model_copy(update=changes)
+pytest_plugins = ("tests.promotion_support",)
 
 
 def aliases_of(settings: Settings) -> dict[str, str]:

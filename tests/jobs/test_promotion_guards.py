@@ -15,21 +15,10 @@ from jobs.promotion import state as registry_state
 from jobs.promotion.state import Routing, registry_client
 from jobs.serving.bundles import fetch_bundle
 from jobs.training.bundle_writer import bundle_digest
+from tests.faults import versions
 from tests.promotion_support import begin, checked, crown, look, offer, routing, tag, traffic
-from tests.served_bundles import registry_in
 
-
-@pytest.fixture(scope="module")
-def registry(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return registry_in(tmp_path_factory.mktemp("registry"))
-
-
-@pytest.fixture
-def place(home: Settings, registry: str, request: pytest.FixtureRequest) -> Settings:
-    """An installation in the demo policy whose model is its own within the shared registry."""
-    name = "".join(letter if letter.isalnum() else "-" for letter in request.node.name)
-    changes = {"mlflow_uri": registry, "model_name": name, "policy_overlay": "demo"}
-    return home.model_copy(update=changes)
+pytest_plugins = ("tests.promotion_support",)
 
 
 @pytest.fixture
@@ -389,6 +378,15 @@ def test_a_bundle_other_than_the_judged_one_is_refused_outside_a_drill(
         return
     with pytest.raises(GateClosed, match="not the bundle that the gate judged"):
         checked(place, version)
+
+
+def test_a_version_whose_graph_raises_is_refused(place: Settings, tmp_path: Path) -> None:
+    crowned = versions.crown(place, tmp_path, versions.graph())
+    raising = versions.offer(place, tmp_path, versions.graph("raises", always=True))
+    with pytest.raises(GateClosed, match="a row of zeros or of gaps"):
+        check.run(check.Params(version=raising), place)
+    assert tag(place, raising, "promotion") == "refused"
+    assert routing(place).champion == crowned
 
 
 def test_the_judged_bundle_itself_passes(place: Settings, tmp_path: Path) -> None:

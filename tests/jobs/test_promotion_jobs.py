@@ -18,19 +18,8 @@ from jobs.promotion import approve, judge_step, promote, roll_back
 from jobs.promotion import state as registry_state
 from jobs.promotion.state import Routing, read_version, registry_client
 from tests.promotion_support import STEPS, begin, checked, crown, look, offer, routing, tag, traffic
-from tests.served_bundles import registry_in
 
-
-@pytest.fixture(scope="module")
-def registry(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return registry_in(tmp_path_factory.mktemp("registry"))
-
-
-@pytest.fixture
-def place(home: Settings, registry: str, request: pytest.FixtureRequest) -> Settings:
-    """An installation in the demo policy whose model is its own within the shared registry."""
-    changes = {"mlflow_uri": registry, "model_name": request.node.name, "policy_overlay": "demo"}
-    return home.model_copy(update=changes)
+pytest_plugins = ("tests.promotion_support",)
 
 
 @pytest.fixture

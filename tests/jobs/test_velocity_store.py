@@ -10,7 +10,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,7 +21,7 @@ from hypothesis import strategies as st
 
 from jobs.conf.settings import Settings
 from jobs.features.declarations import SEQUENCE_AMOUNTS, SEQUENCE_SECONDS
-from jobs.features.measures import measure
+from jobs.features.measures import deviation_of
 from jobs.features.velocity_redis import RedisVelocityStore
 from jobs.features.velocity_store import Event, VelocityStore, open_velocity_store
 from tests.velocity_list import NOON, agree, event, expected_of, named, table_of
@@ -207,7 +206,7 @@ def test_a_busy_terminal_counts_like_any_other(open_store: OpenStore) -> None:
         # sums of whole numbers are exact, in whatever pieces they were added up
         amounts = [each.amount_minor for each in past if timedelta(0) < asked.event_time - each.event_time
                    <= timedelta(hours=24)]  # fmt: skip
-        exact = measure("amount_deviation", len(amounts), sum(amounts), sum(each**2 for each in amounts))
+        exact = deviation_of(len(amounts), sum(amounts), sum(each**2 for each in amounts))
         assert named(found)["terminal_amount_deviation_24h"] == exact
 
 
@@ -248,7 +247,7 @@ def test_whatever_happens_in_whatever_order_the_store_says_what_a_list_says(
             # the same transaction with another amount, and another time if it is not all too late
             known = past[sorted(past)[number % len(past)]]
             if abs(moment - known.event_time) <= timedelta(days=1):
-                asked = replace(known, event_time=moment, amount_minor=amount)
+                asked = known._replace(event_time=moment, amount_minor=amount)
         if what == "many":
             store.record_many(table_of([asked, *past.values(), asked]))
         elif what == "forget":
