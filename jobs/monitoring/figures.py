@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from datetime import date
 from math import isfinite
+from operator import itemgetter
+from typing import Any
 
 import pyarrow as pa
 
@@ -81,9 +83,10 @@ def write_figures(lake: Lake, day: date, group: str, figures: list[Figure]) -> i
 
 
 def read_figures(lake: Lake, day: date, group: str = "") -> list[Figure]:
-    """Figures of a day, of one group or of all."""
+    """Figures of a day, of one group or of all: by group, whichever was measured first."""
     first, last = (f"{day}.{group}",) * 2 if group else (f"{day}.", f"{day}.~")
-    return _figures(lake.read(MONITORING, first=first, last=last))
+    rows = lake.read(MONITORING, first=first, last=last).to_pylist()
+    return _figures(sorted(rows, key=itemgetter("part")))
 
 
 def write_hour(lake: Lake, hour: Interval, figures: list[Figure]) -> int:
@@ -95,11 +98,11 @@ def write_hour(lake: Lake, hour: Interval, figures: list[Figure]) -> int:
 
 def read_hour(lake: Lake, hour: Interval) -> list[Figure]:
     """Figures of an hour; none where nobody has looked."""
-    return _figures(lake.read(HOURLY_MONITORING, first=str(hour), last=str(hour)))
+    return _figures(lake.read(HOURLY_MONITORING, first=str(hour), last=str(hour)).to_pylist())
 
 
-def _figures(rows: pa.Table) -> list[Figure]:
-    return [Figure.model_validate({key: row[key] for key in Figure.model_fields}) for row in rows.to_pylist()]
+def _figures(rows: list[dict[str, Any]]) -> list[Figure]:
+    return [Figure.model_validate({key: row[key] for key in Figure.model_fields}) for row in rows]
 
 
 def finite(value: float) -> float | None:

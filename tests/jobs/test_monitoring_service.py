@@ -18,7 +18,7 @@ from jobs.features.declarations import FEATURE_VERSION, MODEL_FEATURES
 from jobs.lake.store import Lake, lake_of
 from jobs.lake.tables import LABELS, MERGED_LABELS, PREDICTIONS, QUARANTINE, TRANSACTIONS
 from jobs.monitoring import service
-from jobs.monitoring.figures import Figure, write_figures
+from jobs.monitoring.figures import Figure, read_figures, write_figures
 
 POLICY = load_policy()
 DAY = date(2026, 3, 10)
@@ -136,6 +136,16 @@ def test_early_disputes_are_of_what_was_approved_and_known_by_the_days_end(home:
     )  # fmt: skip
     put(lake, LABELS, disputed)
     assert service.early_disputes(lake, DAY, 2) == pytest.approx(1 / 10)
+
+
+def test_figures_are_read_in_one_order_whichever_group_was_written_first(home: Settings) -> None:
+    lake = lake_of(home)
+    for group in ("service", "drift", "performance"):
+        figures = [Figure(metric=f"{group} {each}", subject="all") for each in ("b", "a")]
+        write_figures(lake, DAY, group, figures)
+    assert [each.metric for each in read_figures(lake, DAY)] == [
+        "drift b", "drift a", "performance b", "performance a", "service b", "service a",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("rows", "least", "most"), [(2_500, 0.0, 0.4), (10_000, 0.8, 1.0)])
