@@ -7,9 +7,9 @@ alert for each feed and day that is later than the policy allows, raised once.
 this run: it is an alert, and the alert says what to do.
 """
 
-from airflow.sdk import CronTriggerTimetable, Param, dag
+from airflow.sdk import CronTriggerTimetable, dag
 
-from plugins.defaults import dag_defaults
+from plugins.defaults import AS_OF_PARAM, dag_defaults
 from plugins.tags import Tag
 from plugins.tasks import job
 from plugins.templates import AS_OF
@@ -17,15 +17,7 @@ from plugins.templates import AS_OF
 
 @dag(
     schedule=CronTriggerTimetable("0 * * * *", timezone="UTC"),
-    params={
-        "as_of": Param(
-            None,
-            type=["null", "string"],
-            format="date-time",
-            title="As of",
-            description="instant to judge, as 2026-01-31T06:00:00Z; empty: the run's own",
-        ),
-    },
+    params={"as_of": AS_OF_PARAM},
     doc_md=__doc__,
     tags=[Tag.MONITORING],
     max_active_runs=1,

@@ -49,6 +49,7 @@ JOBS: dict[str, str] = {
     "measure_drift": "jobs.monitoring.drift",
     "measure_performance": "jobs.monitoring.performance",
     "measure_service": "jobs.monitoring.service",
+    "measure_hour": "jobs.monitoring.hour",
     "calibrate_drift": "jobs.monitoring.calibrate_drift",
     "decide_reaction": "jobs.monitoring.reaction",
     "size_experiment": "jobs.experiments.size",

@@ -20,6 +20,13 @@ DAY_PARAM = Param(
     title="Day",
     description="UTC day as YYYY-MM-DD; empty: the run's own day",
 )
+AS_OF_PARAM = Param(
+    None,
+    type=["null", "string"],
+    format="date-time",
+    title="As of",
+    description="instant to judge, as 2026-01-31T06:00:00Z; empty: the run's own",
+)
 
 
 def version_param(description: str) -> Param:

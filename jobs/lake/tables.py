@@ -122,6 +122,16 @@ MONITORING = Table(
     partition="part",
 )  # fmt: skip
 
+HOURLY_MONITORING = Table(
+    "hourly_monitoring",
+    "one row per figure of a monitored hour, such as 2026-03-10T14; people are told of it, and nothing is "
+    "decided by it",
+    _schema(hour=pa.string(), day=pa.date32(), metric=pa.string(), subject=pa.string(), value=pa.float64(),
+            threshold=pa.float64(), status=pa.string(), detail=pa.string()),
+    key=("hour", "metric", "subject"),
+    partition="hour",
+)  # fmt: skip
+
 REACTIONS = Table(
     "reactions",
     "the monitor's decision of a day with its reason and evidence",

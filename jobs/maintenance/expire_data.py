@@ -1,7 +1,7 @@
 """The job `expire_data`: what the policy's retention no longer asks for.
 
 In: the section `retention` of the policy. Out, each counted in the receipt:
-predictions, quarantine: rows of days older than their days are deleted from the tables;
+predictions, hourly_monitoring (as long as these), quarantine: rows of older days are deleted from the tables;
 raw: landed objects that are not the newest version of their day;
 work: files of a day, and folders of training runs;
 reports: Data Docs pages with their stored results, and drift reports;
@@ -31,7 +31,7 @@ from jobs.ingest.landing import ARRIVING, landing_alone
 from jobs.lake.pins import unpin
 from jobs.lake.staging import StagedLake
 from jobs.lake.store import Lake, lake_of
-from jobs.lake.tables import LANDED_FILES, PINS, PREDICTIONS, QUARANTINE, Table
+from jobs.lake.tables import HOURLY_MONITORING, LANDED_FILES, PINS, PREDICTIONS, QUARANTINE, Table
 from jobs.maintenance.common import (
     TRAINING_PIN,
     MaintenanceParams,
@@ -188,6 +188,7 @@ def run(params: Params, settings: Settings) -> Receipt:
 
     for table, days in (
         (PREDICTIONS, retention.predictions_days),
+        (HOURLY_MONITORING, retention.predictions_days),
         (QUARANTINE, retention.quarantine_days),
     ):
         note(table.name, expire_rows(lake, table, oldest_kept(params.day, days), dry_run=dry_run))

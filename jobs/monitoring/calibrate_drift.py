@@ -27,6 +27,7 @@ from jobs.monitoring.comparison import SCORE, first_full_days
 from jobs.monitoring.drift import history_start, live_rows
 from jobs.monitoring.false_alarms import RuleFigures
 from jobs.monitoring.figures import read_champion
+from jobs.monitoring.interval import Interval
 from jobs.monitoring.reference import load_reference
 
 READS = ("reference", "predictions", "transactions")
@@ -95,7 +96,7 @@ def quiet_history(params: Params, settings: Settings) -> pd.DataFrame:
             raise SluiceError(f"calibrate_drift: version {champion.version} keeps no reference")
         return reference
     lake, span = lake_of(settings), days_between(params.first_day, params.last_day)
-    frames = [live_rows(lake, day, champion.version) for day in span]
+    frames = [live_rows(lake, Interval(day), champion.version) for day in span]
     return pd.concat([frame for frame in frames if len(frame)] or [pd.DataFrame({"event_time": []})])
 
 

@@ -324,13 +324,18 @@ def _high(value: float, threshold: float, psi_status: str) -> str:
     return INVESTIGATE if value >= threshold and psi_status != OK else OK
 
 
-def score_figures(found: tuple[Compared, dict[str, Counts]] | Figure, policy: Drift) -> list[Figure]:
-    """Prediction drift: chi-square on counts in the score buckets, together with PSI on the same ones."""
+def score_figures(
+    found: tuple[Compared, dict[str, Counts]] | Figure, policy: Drift, margin: float | None = None
+) -> list[Figure]:
+    """Prediction drift: chi-square on counts in the score buckets, together with PSI on the same ones.
+
+    `margin` is how much more unusual than the reference's days it must be; `psi_investigate` for a whole day.
+    """
     if isinstance(found, Figure):
         return [found]
     score = found[0]
     moved = score.p_value < policy.significance and score.psi >= policy.psi_investigate
-    unusual = score.excess > score.usual + policy.psi_investigate
+    unusual = score.excess > score.usual + (policy.psi_investigate if margin is None else margin)
     status = (ALERT if unusual else INVESTIGATE) if moved else OK
     return [
         Figure(metric="prediction_psi", subject=SCORE, value=finite(score.psi),

@@ -33,6 +33,7 @@ from jobs.monitoring.figures import (
     worst,
     write_figures,
 )
+from jobs.monitoring.interval import Interval
 from jobs.monitoring.reference import load_reference
 
 READS: tuple[str, ...] = ("predictions", "reference", "transactions")
@@ -46,11 +47,11 @@ class Params(DayParams):
     pass
 
 
-def live_rows(lake: Lake, day: date, version: str) -> pd.DataFrame:
-    """One row per transaction of the day with the features of its answer, and the version's score."""
+def live_rows(lake: Lake, when: Interval, version: str) -> pd.DataFrame:
+    """One row per transaction of the interval with the features of its answer, and the version's score."""
     columns = ["transaction_id", "event_time", "amount_minor", "variant", "model_version", "score",
                "error", "served_at"]  # fmt: skip
-    rows = logged_rows(lake, day, day, columns)
+    rows = logged_rows(lake, when.day, when.day, columns, when.hour)
     rows = rows[rows["variant"].isin(VARIANTS) & rows["error"].fillna("").eq("")]
     rows = rows[of_this_version(rows)]
     rows = rows.sort_values("served_at").drop_duplicates("transaction_id", keep="last")
@@ -76,7 +77,7 @@ def run(params: Params, settings: Settings) -> Receipt:
         from jobs.monitoring.report import save_index, save_report
     champion = read_champion(settings)
     reference = load_reference(settings, champion.run_id) if champion else None
-    current = live_rows(lake, params.day, champion.version if champion else "")
+    current = live_rows(lake, Interval(params.day), champion.version if champion else "")
     report = ""
     if reference is None or champion is None:
         why = "no champion" if champion is None else f"version {champion.version} keeps no reference"

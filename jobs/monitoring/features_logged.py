@@ -12,6 +12,8 @@ from datetime import date
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from jobs.core import SluiceError
 from jobs.features.declarations import FEATURE_VERSION, MODEL_FEATURES
@@ -23,8 +25,10 @@ LOGGER = logging.getLogger(__name__)
 LOGGED = ["feature_version", "features"]
 
 
-def logged_rows(lake: Lake, first: date, last: date, columns: list[str]) -> pd.DataFrame:
-    """Rows of the log with some columns and the two that features need.
+def logged_rows(
+    lake: Lake, first: date, last: date, columns: list[str], hour: int | None = None
+) -> pd.DataFrame:
+    """`log_rows` with the two columns more that features need.
 
     Raises:
         SluiceError: the table was written by an older version of Sluice and keeps the features as text.
@@ -38,7 +42,22 @@ def logged_rows(lake: Lake, first: date, last: date, columns: list[str]) -> pd.D
             "table predictions keeps the features as an older version of Sluice did; start the scoring "
             "service once: it gives the table its new columns before it writes the first rows"
         )
-    return pd.DataFrame(lake.read(PREDICTIONS, first=first, last=last, columns=columns + LOGGED).to_pandas())
+    return log_rows(lake, first, last, columns + LOGGED, hour)
+
+
+def log_rows(
+    lake: Lake, first: date, last: date, columns: list[str], hour: int | None = None
+) -> pd.DataFrame:
+    """Rows of the log with some columns, of whole days or of one hour of them: then no other row is kept."""
+    if hour is None:
+        return pd.DataFrame(lake.read(PREDICTIONS, first=first, last=last, columns=columns).to_pandas())
+    needed = list(dict.fromkeys([*columns, "event_time"]))
+    found = [
+        batch.filter(pc.equal(pc.hour(batch["event_time"]), hour))
+        for batch in lake.scan(PREDICTIONS, first=first, last=last, columns=needed)
+    ]
+    schema = pa.schema([PREDICTIONS.schema.field(name) for name in needed])
+    return pd.DataFrame(pa.Table.from_batches(found, schema).select(columns).to_pandas())
 
 
 def of_this_version(rows: pd.DataFrame) -> pd.Series:

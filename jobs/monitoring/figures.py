@@ -1,7 +1,7 @@
 """Figures of a monitored day: one row per metric and subject, in the table `monitoring`.
 
 In: `Figure`s. Out: rows. Drift and performance write parts of their own ("<day>.drift"), so that neither
-replaces what the other measured.
+replaces what the other measured. Figures of an hour have a table of their own, which no decision reads.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from datetime import date
 from math import isfinite
+from operator import itemgetter
+from typing import Any
 
 import pyarrow as pa
 
@@ -18,7 +20,8 @@ from jobs.conf.policy import policy_of
 from jobs.conf.settings import Settings
 from jobs.core import StrictModel
 from jobs.lake.store import Lake
-from jobs.lake.tables import MONITORING
+from jobs.lake.tables import HOURLY_MONITORING, MONITORING
+from jobs.monitoring.interval import Interval
 from jobs.promotion import state as registry
 
 OK, INVESTIGATE, ALERT, RETRAIN, UNKNOWN, PAGE = (
@@ -80,9 +83,25 @@ def write_figures(lake: Lake, day: date, group: str, figures: list[Figure]) -> i
 
 
 def read_figures(lake: Lake, day: date, group: str = "") -> list[Figure]:
-    """Figures of a day, of one group or of all."""
+    """Figures of a day, of one group or of all: by group, whichever was measured first."""
     first, last = (f"{day}.{group}",) * 2 if group else (f"{day}.", f"{day}.~")
     rows = lake.read(MONITORING, first=first, last=last).to_pylist()
+    return _figures(sorted(rows, key=itemgetter("part")))
+
+
+def write_hour(lake: Lake, hour: Interval, figures: list[Figure]) -> int:
+    """Replace the figures of an hour."""
+    rows = [{"hour": str(hour), "day": hour.day, **figure.model_dump()} for figure in figures]
+    table = pa.Table.from_pylist(rows, HOURLY_MONITORING.schema)
+    return lake.replace(HOURLY_MONITORING, table, str(hour))
+
+
+def read_hour(lake: Lake, hour: Interval) -> list[Figure]:
+    """Figures of an hour; none where nobody has looked."""
+    return _figures(lake.read(HOURLY_MONITORING, first=str(hour), last=str(hour)).to_pylist())
+
+
+def _figures(rows: list[dict[str, Any]]) -> list[Figure]:
     return [Figure.model_validate({key: row[key] for key in Figure.model_fields}) for row in rows]
 
 
@@ -106,8 +125,8 @@ def cause_of(figure: Figure) -> str:
     return WORSE.get((cause, figure.status), cause)
 
 
-def alerts_of(settings: Settings, day: date, figures: Iterable[Figure]) -> list[Alert]:
-    """The alerts that figures of a day lead to, each with what the runbook says of its cause."""
+def alerts_of(settings: Settings, when: date | Interval, figures: Iterable[Figure]) -> list[Alert]:
+    """The alerts that figures of a day or an hour lead to, each with what the runbook says of its cause."""
     owner, runbook = contract_of(settings).owner, policy_of(settings).alerts.runbook
     found = []
     for figure in figures:
@@ -115,8 +134,8 @@ def alerts_of(settings: Settings, day: date, figures: Iterable[Figure]) -> list[
             cause = cause_of(figure)
             found.append(
                 Alert(
-                    key=f"{day}/{figure.metric} {figure.subject}",
-                    cause=f"{figure.metric} {figure.subject} of {day}: {figure.detail or figure.value}",
+                    key=f"{when}/{figure.metric} {figure.subject}",
+                    cause=f"{figure.metric} {figure.subject} of {when}: {figure.detail or figure.value}",
                     owner=owner,
                     action=f"{runbook[cause].action}: {runbook[cause].text}",
                     status=figure.status,

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import date, timedelta
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -39,6 +40,7 @@ from jobs.lake.tables import (
 )
 from jobs.monitoring.comparison import SCORE, reference_days
 from jobs.monitoring.drift import VARIANTS, live_rows
+from jobs.monitoring.features_logged import log_rows
 from jobs.monitoring.figures import (
     ALERT,
     INVESTIGATE,
@@ -52,6 +54,7 @@ from jobs.monitoring.figures import (
     worst,
     write_figures,
 )
+from jobs.monitoring.interval import Interval
 from jobs.monitoring.reference import load_reference
 from jobs.quality.feeds import TRANSACTIONS_FEED
 
@@ -78,11 +81,19 @@ def usual_range(values: Sequence[float], significance: float) -> tuple[float, fl
 
 
 def against_days(
-    metric: str, value: float, days: Sequence[float], policy: Policy, *, only_above: bool = False
+    metric: str,
+    value: float,
+    days: Sequence[float],
+    policy: Policy,
+    *,
+    only_above: bool = False,
+    chance: float = 0.0,
 ) -> Figure:
     """A share of a day beside the same share of other days; shares are compared by their square roots.
 
     The root makes the spread of a count independent of its size, so that rare events have an interval.
+    `chance` is the p-value that its rows and theirs are alike, where the rows are known: days that all show
+    nothing have no spread, and a few rows show what they like.
     """
     if len(days) < FEWEST_DAYS:
         detail = f"{len(days)} days to compare with, needed {FEWEST_DAYS}"
@@ -94,86 +105,112 @@ def against_days(
     change = (value - middle) / middle if middle else (0.0 if value == 0 else float("inf"))
     outside = np.sqrt(value) > high or (np.sqrt(value) < low and not only_above)
     far = abs(change) >= policy.performance.business_change_alert
+    rare = chance < policy.performance.proxy_significance
     detail = f"{value:.4g}, other days {middle:.4g} and within {max(low, 0.0) ** 2:.4g} to {high**2:.4g}"
     return Figure(metric=metric, subject="all", value=finite(value), threshold=finite(high**2),
-                  status=ALERT if outside and far else OK, detail=detail)  # fmt: skip
+                  status=ALERT if outside and far and rare else OK, detail=detail)  # fmt: skip
 
 
-def answers_figure(answers: int, weekdays_before: Sequence[int], policy: Policy) -> Figure:
-    """Answers of the day over the median of the same weekday in the last weeks."""
-    known = [each for each in weekdays_before if each]
-    if not answers:
+def answers_figure(
+    answers: int, weeks_before: Sequence[int], policy: Policy, *, may_be_empty: bool = False
+) -> Figure:
+    """Answers over the median of the same weekday, or of its same hour, in the last weeks.
+
+    Fewer alert beyond what chance explains, were the rate that of these weeks. None at all is unknown; an
+    hour of a quiet night `may_be_empty`, as far as chance explains that.
+    Source: the conditional test of two Poisson rates, Przyborowski and Wilenski 1940.
+    """
+    known = [each for each in weeks_before if each]
+    weeks = len(known)
+    chance = float(stats.binom.cdf(answers, answers + sum(known), 1 / (weeks + 1)))
+    enough = weeks >= policy.quality.volume_weeks_min
+    fewer = enough and chance < policy.performance.proxy_significance
+    if not answers and (fewer or not may_be_empty):
         return Figure(
             metric="answers", subject="all", value=0.0, status=UNKNOWN, detail="no answer in the log"
         )
-    if len(known) < policy.quality.volume_weeks_min:
-        detail = f"{answers} answers; {len(known)} such weekdays before"
+    if not enough:
+        detail = f"{answers} answers; {weeks} such weekdays before"
         return Figure(metric="answers", subject="all", value=float(answers), detail=detail)
     share = answers / float(np.median(known))
     limit = policy.quality.volume_share_alert
     return Figure(metric="answers", subject="all", value=float(answers), threshold=limit,
-                  status=ALERT if share < limit else OK,
+                  status=ALERT if fewer and share < limit else OK,
                   detail=f"{answers} answers, {share:.0%} of the median of the same weekday")  # fmt: skip
 
 
+def beyond(count: int, rows: int, limit: float, policy: Policy) -> bool:
+    """Whether a share lies above its limit, and further than chance explains (binomial tail)."""
+    return count > limit * rows and bool(stats.binom.sf(count - 1, rows, limit) < policy.drift.significance)
+
+
 def error_figure(errors: int, answers: int, policy: Policy) -> Figure:
-    """Above the policy's share, beyond what chance explains by the binomial tail."""
+    """The share of failed answers against the policy's."""
     limit = policy.canary.error_rate_max
     share = errors / answers if answers else float("nan")
-    beyond = (
-        bool(answers)
-        and share > limit
-        and stats.binom.sf(errors - 1, answers, limit) < policy.drift.significance
-    )
     return Figure(metric="error_share", subject="all", value=finite(share), threshold=limit,
-                  status=ALERT if beyond else OK, detail=f"{errors} of {answers} answers failed")  # fmt: skip
+                  status=ALERT if beyond(errors, answers, limit, policy) else OK,
+                  detail=f"{errors} of {answers} answers failed")  # fmt: skip
 
 
 def latency_figure(latency: Sequence[float], policy: Policy) -> Figure:
-    """The 99th percentile of the answers' latency."""
+    """The 99th percentile of the answers' latency: too long where over 1 % take longer than the limit."""
     known = np.asarray(latency, dtype=np.float64)
     known = known[np.isfinite(known)]
     if len(known) < FEWEST_ANSWERS:
         return Figure(metric="latency_p99_ms", subject="all", detail=f"{len(known)} answers only")
     value, limit = float(np.quantile(known, 0.99)), policy.gate.latency_p99_ms
+    late = beyond(int((known > limit).sum()), len(known), 0.01, policy)
     return Figure(metric="latency_p99_ms", subject="all", value=finite(value), threshold=limit,
-                  status=ALERT if value > limit else OK, detail=f"{value:.1f} ms")  # fmt: skip
+                  status=ALERT if late else OK, detail=f"{value:.1f} ms")  # fmt: skip
 
 
 def null_figure(rows: pd.DataFrame, policy: Policy) -> Figure:
     """The largest share of nulls of a feature that always has a value, where its entity had a row."""
-    shares = rows[[name for name in ALWAYS_THERE if name in rows]].isna().mean()
-    if not len(rows) or shares.empty:
+    nulls = rows[[name for name in ALWAYS_THERE if name in rows]].isna().sum()
+    if not len(rows) or nulls.empty:
         return Figure(
             metric="null_share_online", subject="all", status=UNKNOWN, detail="no answer with features"
         )
-    name, value = str(shares.idxmax()), float(shares.max())
-    limit = policy.features.null_share_alert
-    return Figure(metric="null_share_online", subject="all", value=finite(value), threshold=limit,
-                  status=ALERT if value > limit else OK, detail=f"{value:.1%} of {name}")  # fmt: skip
+    name, count = str(nulls.idxmax()), int(nulls.max())
+    limit, share = policy.features.null_share_alert, count / len(rows)
+    return Figure(metric="null_share_online", subject="all", value=finite(share), threshold=limit,
+                  status=ALERT if beyond(count, len(rows), limit, policy) else OK,
+                  detail=f"{share:.1%} of {name}")  # fmt: skip
 
 
-def score_shares(scores: pd.Series, policy: Policy) -> dict[str, float]:
-    """How unsure the scores are, how high, and how many lead to an alert."""
+def score_signs(scores: pd.Series, policy: Policy) -> pd.DataFrame:
+    """Of each score: whether it is unsure, its height, and whether it leads to an alert."""
     known, decisions = scores.dropna(), policy.decisions
-    if known.empty:
-        return dict.fromkeys(("unsure_share", "mean_score", "alert_share"), float("nan"))
-    return {
-        "unsure_share": float(known.between(decisions.blend_from, decisions.blend_to).mean()),
-        "mean_score": float(known.mean()),
-        "alert_share": float((known > decisions.review_above).mean()),
-    }
+    return pd.DataFrame(
+        {
+            "unsure_share": known.between(decisions.blend_from, decisions.blend_to).astype(np.float64),
+            "mean_score": known,
+            "alert_share": (known > decisions.review_above).astype(np.float64),
+        }
+    )
+
+
+def alike_by_chance(first: pd.Series, second: pd.Series) -> float:
+    """p-value that two samples have one mean: Fisher's exact test of two shares, Welch's of other numbers."""
+    if first.isin((0.0, 1.0)).all() and second.isin((0.0, 1.0)).all():
+        table = [[int(each.sum()), int(len(each) - each.sum())] for each in (first, second)]
+        return float(stats.fisher_exact(table).pvalue)
+    found = float(stats.ttest_ind(first, second, equal_var=False).pvalue)
+    return found if np.isfinite(found) else float(first.mean() == second.mean())
 
 
 def score_figures(reference: pd.DataFrame, current: pd.DataFrame, day: date, policy: Policy) -> list[Figure]:
     """Confidence and alerts of the day's scores beside those of the reference's days of its kind."""
-    today = score_shares(current[SCORE], policy)
+    today = score_signs(current[SCORE], policy)
     days = reference_days(reference, day, policy.drift.minimum_rows)
-    grouped = days.rows[SCORE].groupby(days.codes)
-    others = [score_shares(rows, policy) for _, rows in grouped]
+    usual = score_signs(days.rows[SCORE].reset_index(drop=True), policy)
+    by_day = usual.groupby(days.codes[usual.index]).mean()
     return [
-        against_days(name, value, [each[name] for each in others], policy) for name, value in today.items()
-    ]
+        against_days(name, float(today[name].mean()), list(by_day[name]), policy,
+                     chance=alike_by_chance(today[name], usual[name]))
+        for name in map(str, today)
+    ]  # fmt: skip
 
 
 def early_disputes(lake: Lake, day: date, delay_days: int) -> float:
@@ -233,42 +270,60 @@ def trend_figures(lake: Lake, day: date, delay_days: int, policy: Policy) -> lis
     return figures
 
 
-def weekdays_before(lake: Lake, day: date, weeks: int) -> list[int]:
-    """Answers of the same weekday in the weeks before."""
-    return [answers_of(lake, day - timedelta(weeks=each)) for each in range(1, weeks + 1)]
-
-
-def answers_of(lake: Lake, day: date) -> int:
+def answers_of(lake: Lake, when: Interval) -> int:
     """Transactions that were answered, however often each was asked."""
-    rows = lake.read(PREDICTIONS, first=day, last=day, columns=["transaction_id", "variant"]).to_pandas()
+    rows = log_rows(lake, when.day, when.day, ["transaction_id", "variant"], when.hour)
     return int(rows.loc[rows["variant"].isin(VARIANTS), "transaction_id"].nunique())
+
+
+class Log(NamedTuple):
+    """The answers of a day or an hour."""
+
+    rows: pd.DataFrame  # error, latency_ms of every answer, however often one was asked
+    answers: int  # transactions that were answered
+    weeks: list[int]  # the same, one week before and further back
+
+
+def read_log(lake: Lake, when: Interval, weeks: int) -> Log:
+    """The answers of an interval, and how many there were in the weeks before."""
+    log = log_rows(lake, when.day, when.day, ["variant", "error", "latency_ms"], when.hour)
+    before = [answers_of(lake, when.weeks_ago(each)) for each in range(1, weeks + 1)]
+    return Log(log[log["variant"].isin(VARIANTS)], answers_of(lake, when), before)
+
+
+def log_figures(
+    log: Log, rows: pd.DataFrame, reference: pd.DataFrame | None, when: Interval, policy: Policy
+) -> list[Figure]:
+    """What the prediction log tells of a day or an hour; `rows` are its `live_rows`."""
+    is_hour = when.hour is not None
+    figures = [answers_figure(log.answers, log.weeks, policy, may_be_empty=is_hour)]
+    count = len(log.rows)
+    if count:
+        errors = int(log.rows["error"].fillna("").ne("").sum())
+        figures += [error_figure(errors, count, policy),
+                    latency_figure(list(log.rows["latency_ms"]), policy)]  # fmt: skip
+        if not is_hour or count >= policy.drift.minimum_rows:
+            figures.append(null_figure(rows, policy))
+        if reference is not None and rows[SCORE].notna().sum() >= policy.drift.minimum_rows:
+            figures += score_figures(when.alike(reference), rows, when.day, policy)
+    return figures
 
 
 def run(params: Params, settings: Settings) -> Receipt:
     watch = Stopwatch()
-    lake, policy, day = lake_of(settings), policy_of(settings), params.day
-    contract = contract_of(settings)
-    columns = ["variant", "error", "latency_ms"]
-    log = lake.read(PREDICTIONS, first=day, last=day, columns=columns).to_pandas()
-    log = log[log["variant"].isin(VARIANTS)]
-    figures = [
-        answers_figure(answers_of(lake, day), weekdays_before(lake, day, policy.quality.volume_weeks), policy)
-    ]
+    lake, policy, when = lake_of(settings), policy_of(settings), Interval(params.day)
     champion = read_champion(settings)
-    if len(log):
-        errors = int(log["error"].fillna("").ne("").sum())
-        rows = live_rows(lake, day, champion.version if champion else "")
-        figures += [error_figure(errors, len(log), policy), latency_figure(list(log["latency_ms"]), policy),
-                    null_figure(rows, policy)]  # fmt: skip
-        reference = load_reference(settings, champion.run_id) if champion else None
-        if reference is not None and rows[SCORE].notna().sum() >= policy.drift.minimum_rows:
-            figures += score_figures(reference, rows, day, policy)
-    figures += trend_figures(lake, day, contract.labels.delay_days, policy)
-    version = write_figures(lake, day, SERVICE, figures)
-    alerts = raise_alerts(settings, alerts_of(settings, day, figures))
+    rows = live_rows(lake, when, champion.version if champion else "")
+    reference = load_reference(settings, champion.run_id) if champion else None
+    log = read_log(lake, when, policy.quality.volume_weeks)
+    figures = log_figures(log, rows, reference, when, policy)
+    figures += trend_figures(lake, params.day, contract_of(settings).labels.delay_days, policy)
+    version = write_figures(lake, params.day, SERVICE, figures)
+    alerts = raise_alerts(settings, alerts_of(settings, params.day, figures))
     values = {each.metric: each.value for each in figures}
     return Receipt(
-        job="measure_service", table="monitoring", partition=f"{day}.{SERVICE}", version=version,
+        job="measure_service", table="monitoring", partition=f"{params.day}.{SERVICE}", version=version,
         rows=len(figures), seconds=watch.seconds,
-        facts={"status": worst(figures), "answers": len(log), "figures": values, "new_alerts": alerts},
+        facts={"status": worst(figures), "answers": log.answers, "figures": values,
+               "new_alerts": alerts},
     )  # fmt: skip

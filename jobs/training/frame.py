@@ -22,7 +22,6 @@ from datetime import date, timedelta
 import numpy as np
 import pandas as pd
 from pydantic import Field
-from sklearn.metrics import roc_auc_score
 
 from jobs.conf.contract import contract_of
 from jobs.conf.policy import Training, policy_of
@@ -189,16 +188,23 @@ def single_feature_auc(frame: pd.DataFrame, features: tuple[str, ...]) -> dict[s
 
     Twice, and the larger counts: over all rows with a gap ranking lowest (the gap itself may tell the label),
     and over the rows that have a value (gaps must not water down a leak).
+    Source: Mann and Whitney 1947: the area is the share of pairs in which the fraud ranks higher, a tie being
+    half of one. Only the good rows are sorted, and once for both.
     """
-    truth = frame["is_fraud"].to_numpy()
+    truth = frame["is_fraud"].to_numpy() == 1
+    sizes = int(truth.sum()), int((~truth).sum())
     result = {}
     for name in features:
-        values = frame[name].to_numpy(dtype=np.float64)
+        values = frame[name].to_numpy()
         there = ~np.isnan(values)
-        areas = [roc_auc_score(truth, np.where(there, values, -1e300))]
-        if LEAK_POSITIVES <= truth[there].sum() < there.sum():
-            areas.append(roc_auc_score(truth[there], values[there]))
-        result[name] = round(max(max(area, 1 - area) for area in areas), 6)
+        frauds, good = values[truth & there], np.sort(values[~truth & there])
+        pairs = sum(np.searchsorted(good, frauds, side=side).sum() for side in ("left", "right")) / 2
+        lower = sizes[1] - len(good)  # good rows without a value
+        above_gaps = lower * (len(frauds) + (sizes[0] - len(frauds)) / 2)
+        areas = [(pairs + above_gaps) / (sizes[0] * sizes[1])]
+        if len(frauds) >= LEAK_POSITIVES and len(good):
+            areas.append(pairs / (len(frauds) * len(good)))
+        result[name] = round(float(max(max(area, 1 - area) for area in areas)), 6)
     return result
 
 

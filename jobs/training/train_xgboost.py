@@ -26,7 +26,7 @@ from jobs.conf.policy import policy_of
 from jobs.conf.settings import Settings
 from jobs.core import Receipt, Stopwatch
 from jobs.serving.bundle import INPUT
-from jobs.training.boosting import BOOSTER_FILE, fit_booster, probabilities, save_booster
+from jobs.training.boosting import BOOSTER_FILE, boost, fit_booster, probabilities, save_booster
 from jobs.training.frame import VALIDATION, FrameFacts, fit_rows, matrix_of, role_rows
 from jobs.training.onnx_files import probe_rows, with_probability_output, write_checked
 from jobs.training.run_folder import RunFolder, TrainingParams
@@ -61,10 +61,9 @@ def validation_scores(
     """Validation PR-AUC and raw scores of the winner for each seed."""
     figures: dict[int, float] = {}
     scores: dict[int, np.ndarray] = {}
+    data, _ = rows.binned(threads)
     for seed in seeds:
-        booster = fit_booster(
-            rows.matrix, rows.labels, best.parameters, best.rounds, seed=seed, threads=threads
-        )
+        booster = boost(data, rows.labels, best.parameters, best.rounds, seed=seed, threads=threads)
         scores[seed] = probabilities(booster, rows.held_matrix)
         figures[seed] = float(average_precision_score(rows.held_labels, scores[seed]))
     return figures, scores

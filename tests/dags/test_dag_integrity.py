@@ -56,6 +56,7 @@ TASKS = {
         "decide_reaction",
         "request_retraining",
     ],
+    "fraud_hour": ["measure_hour"],
     "fraud_score": ["score_day"],
     "fraud_backfill": [
         "plan_backfill",

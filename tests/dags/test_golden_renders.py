@@ -43,6 +43,7 @@ SCHEDULED = {
     "fraud_monitor": "by schedule",
     "fraud_score": "by schedule",
     "fraud_backfill": "by schedule",
+    "fraud_hour": "by schedule",
     "fraud_freshness": "by schedule",
     "fraud_maintain": "by schedule",
 }

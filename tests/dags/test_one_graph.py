@@ -75,6 +75,12 @@ def test_a_backfill_rewrites_the_tables_that_its_jobs_write(dag_bag: Any) -> Non
         assert {item.table.name for item in recipe.tables} - {"landed_files"} == written & tables
 
 
+def test_nothing_is_retrained_or_promoted_by_an_hour(dag_bag: Any) -> None:
+    assert {name for name in JOBS if "hourly_monitoring" in reads(name)} == set()
+    assert writes("measure_hour") == {"hourly_monitoring"}
+    assert [task.outlets for task in dag_bag.dags["fraud_hour"].tasks] == [[]]
+
+
 def test_every_job_says_what_it_reads_and_writes() -> None:
     for module in JOBS.values():
         assert constant_tuple(module, "WRITES")

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import date, timedelta
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -29,6 +30,7 @@ from jobs.lake.tables import LABELS, LANDED_FILES, MONITORING, PREDICTIONS, QUAR
 from stack.environment import ADMIN, APPROVER
 from stack.processes import ProcessFolder, resident_bytes, running_pid
 from stack.services import services
+from tests.e2e import replayed
 from tests.e2e.story import FIRST, PLAN, ROOT, Story, days, newest_states, tell
 from tests.installation import installed
 
@@ -155,6 +157,37 @@ def test_a_backfill_from_the_command_line_runs_everything_again_and_changes_noth
     story.airflow.wait_for("nine tasks again", ran_again, 180)
     after = {table.name: content_digest(lake.read(table)) for table in (TRANSACTIONS, LABELS, QUARANTINE)}
     assert after == before
+
+
+@pytest.fixture(scope="module")
+def monitored_again(story: Story) -> str:
+    """A look of Airflow at the last day, with the champion that there is at the end of the story."""
+    return story.airflow.trigger("fraud_monitor", {"day": str(story.seen["last day"])})
+
+
+def test_the_replay_takes_in_the_days_of_airflow_to_equal_tables(
+    story: Story, monitored_again: str, tmp_path: Path
+) -> None:
+    found = replayed.digests_of_days(replayed.taken_in(story, tmp_path))
+    assert found == replayed.digests_of_days(story.settings)
+    nothing = content_digest(QUARANTINE.schema.empty_table())
+    assert nothing not in found.values(), "every table has rows of these days"
+
+
+def test_the_replay_gives_the_frame_the_figures_and_the_decision_of_airflow_on_the_same_log(
+    story: Story, monitored_again: str, tmp_path: Path
+) -> None:
+    training = story.airflow.runs("fraud_train")[0]["dag_run_id"]
+    ours = replayed.copied(story, tmp_path)
+    for job, receipt in replayed.framed(ours, PLAN.backfill_last, training).items():
+        theirs = story.airflow.receipt("fraud_train", training, job)
+        assert (receipt.rows, receipt.digest) == (theirs["rows"], theirs["digest"]), job
+    assert story.airflow.wait_run("fraud_monitor", monitored_again)["state"] == "success"
+    day = story.seen["last day"]
+    replayed.monitored(ours, day, monitored_again)
+    found, theirs = (replayed.monitoring_of(each, day) for each in (ours, story.settings))
+    assert found == theirs
+    assert {figure["metric"] for figure in found["drift"]} >= {"psi", "prediction_psi"}
 
 
 REWRITTEN = (FIRST + timedelta(days=10), FIRST + timedelta(days=11))

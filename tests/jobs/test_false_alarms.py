@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from datetime import date, timedelta
 
 import numpy as np
@@ -11,13 +12,17 @@ import pytest
 from rich.console import Console
 
 from jobs.conf.contract import load_contract
-from jobs.conf.policy import load_policy
+from jobs.conf.policy import Policy, load_policy
 from jobs.features.declarations import MODEL_FEATURES
 from jobs.monitoring import false_alarms as replayed
 from jobs.monitoring.calibrate_drift import calibrate, within_budget
 from jobs.monitoring.comparison import first_full_days, measure_columns
 from jobs.monitoring.drift_cli import table
 from jobs.monitoring.false_alarms import ANY, FEATURE, SECOND_DAY, Quiet, RuleFigures
+from jobs.monitoring.figures import LOUD
+from jobs.monitoring.hour import prediction_figures
+from jobs.monitoring.interval import Interval
+from jobs.monitoring.service import Log, log_figures
 from jobs.simulator.world import SimulatorConfig
 from jobs.training.evaluate import REFERENCE_ROWS
 from tests.quiet_days import START, quiet_history
@@ -54,6 +59,43 @@ def test_thresholds_that_are_too_low_break_it(history: pd.DataFrame) -> None:
         days, SINCE, drift, SLICES, 1, REFERENCE_ROWS, np.random.default_rng(3)
     )  # fmt: skip
     assert not within_budget(replayed.false_alarms(list(rounds)), POLICY)
+
+
+HOURS = range(0, 24, 2)
+
+
+def hourly_alarms(history: pd.DataFrame, policy: Policy) -> dict[str, int]:
+    """Alarms of hours of quiet days, by figure; each day is held against days drawn anew."""
+    days, generator = replayed.by_day(history), np.random.default_rng(3)
+    scores = replayed.by_day(history[["event_time", "score"]])
+    found: Counter[str] = Counter()
+    hours = {day: dict(iter(rows.groupby(rows["event_time"].dt.hour))) for day, rows in days.items()}
+    for day, rows in days.items():
+        reference = replayed.drawn_reference(scores, day, REFERENCE_ROWS, generator)
+        alike = [each for each in days if each != day and each.weekday() == day.weekday()]
+        for number in HOURS:
+            hour, now = Interval(day, number), hours[day].get(number, rows[:0])
+            weeks = [len(hours[each].get(number, ())) for each in alike]
+            answers = pd.DataFrame({"error": [""] * len(now), "latency_ms": 1.0})
+            adjusted = hour.policy(policy)
+            figures = log_figures(Log(answers, len(now), weeks), now, reference, hour, adjusted)
+            figures += prediction_figures(reference, now, hour, adjusted)
+            found.update(each.metric for each in figures if each.status in LOUD)
+    return dict(found)
+
+
+def test_hours_of_quiet_days_keep_the_budget(history: pd.DataFrame) -> None:
+    """The budget allows one false alarm in 2,184 hours; here are 252, so none."""
+    assert POLICY.alerts.budget_days * 24 / POLICY.alerts.false_alarms > DAYS * len(HOURS)
+    assert hourly_alarms(history, POLICY) == {}
+
+
+def test_hours_judged_like_days_would_break_it(history: pd.DataFrame) -> None:
+    """The test above can fail: the same hours without their guards."""
+    drift = POLICY.drift.model_copy(update={"slice_margin": 0.01, "significance": 0.9})
+    performance = POLICY.performance.model_copy(update={"proxy_significance": 0.9})
+    days = history[history["event_time"].dt.weekday < 2]
+    assert hourly_alarms(days, POLICY.model_copy(update={"drift": drift, "performance": performance}))
 
 
 def test_a_slice_that_moves_alone_alerts_and_the_whole_does_not(history: pd.DataFrame) -> None:

@@ -85,8 +85,9 @@ def serve(settings: Settings, version: str, rows: pd.DataFrame, *, merged: bool 
     log = rows.assign(
         request_id=[f"r{each}" for each in rows["transaction_id"]], terminal_id=1,
         customer_id=rows.get("customer_id", rows["transaction_id"]),
-        model_version=version, variant="champion", step="", decision="approve", rule="", error="",
-        latency_ms=1.0, served_at=rows["event_time"], feature_version=FEATURE_VERSION, would_be="",
+        model_version=version, variant="champion", step="", decision="approve", rule="",
+        error=rows.get("error", ""), latency_ms=1.0, served_at=rows["event_time"],
+        feature_version=FEATURE_VERSION, would_be="",
         features=rows[list(MODEL_FEATURES)].to_numpy().tolist(),
     )  # fmt: skip
     write(lake, PREDICTIONS, log)

@@ -18,7 +18,7 @@ from jobs.features.declarations import FEATURE_VERSION, MODEL_FEATURES
 from jobs.lake.store import Lake, lake_of
 from jobs.lake.tables import LABELS, MERGED_LABELS, PREDICTIONS, QUARANTINE, TRANSACTIONS
 from jobs.monitoring import service
-from jobs.monitoring.figures import Figure, write_figures
+from jobs.monitoring.figures import Figure, read_figures, write_figures
 
 POLICY = load_policy()
 DAY = date(2026, 3, 10)
@@ -86,11 +86,14 @@ def test_latency_is_the_99th_percentile() -> None:
 
 
 def test_a_feature_that_always_has_a_value_may_not_be_null_online() -> None:
-    rows = pd.DataFrame({name: np.ones(100) for name in MODEL_FEATURES})
+    rows = pd.DataFrame({name: np.ones(1000) for name in MODEL_FEATURES})
     assert service.null_figure(rows, POLICY).status == "ok"
-    rows.loc[:5, "customer_count_7d"] = np.nan
+    rows.loc[:69, "customer_count_7d"] = np.nan
     figure = service.null_figure(rows, POLICY)
-    assert (figure.status, figure.detail) == ("alert", "6.0% of customer_count_7d")
+    assert (figure.status, figure.detail) == ("alert", "7.0% of customer_count_7d")
+    few = rows[64:164]
+    assert few["customer_count_7d"].isna().mean() == 0.06
+    assert service.null_figure(few, POLICY).status == "ok", "six of a hundred are what chance makes of 5 %"
     empty = rows.assign(customer_count_7d=1.0, customer_amount_mean_7d=np.nan)
     assert service.null_figure(empty, POLICY).status == "ok", "an empty window has no mean"
     assert service.null_figure(rows[:0], POLICY).status == "unknown"
@@ -133,6 +136,29 @@ def test_early_disputes_are_of_what_was_approved_and_known_by_the_days_end(home:
     )  # fmt: skip
     put(lake, LABELS, disputed)
     assert service.early_disputes(lake, DAY, 2) == pytest.approx(1 / 10)
+
+
+def test_figures_are_read_in_one_order_whichever_group_was_written_first(home: Settings) -> None:
+    lake = lake_of(home)
+    for group in ("service", "drift", "performance"):
+        figures = [Figure(metric=f"{group} {each}", subject="all") for each in ("b", "a")]
+        write_figures(lake, DAY, group, figures)
+    assert [each.metric for each in read_figures(lake, DAY)] == [
+        "drift b", "drift a", "performance b", "performance a", "service b", "service a",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("rows", "least", "most"), [(2_500, 0.0, 0.4), (10_000, 0.8, 1.0)])
+def test_one_day_of_three_times_as_many_disputes_is_seen_from_ten_thousand_rows_on(
+    rows: int, least: float, most: float
+) -> None:
+    generator = np.random.default_rng(2)
+    found = []
+    for _ in range(100):
+        usual = generator.binomial(rows, 0.0023, size=28) / rows
+        value = float(generator.binomial(rows, 3 * 0.0023) / rows)
+        found.append(service.against_days("early_disputes", value, list(usual), POLICY, only_above=True))
+    assert least <= np.mean([figure.status == "alert" for figure in found]) <= most
 
 
 def test_a_silent_chargeback_feed_is_no_quiet_day(home: Settings) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import date, timedelta
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
@@ -13,7 +14,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from jobs.conf.policy import Training
 from jobs.evaluation import metrics
 from jobs.training.calibrate import fit_map
-from jobs.training.frame import split_days
+from jobs.training.frame import LEAK_POSITIVES, single_feature_auc, split_days
 
 ROWS = st.lists(st.tuples(st.integers(0, 20), st.booleans()), min_size=4, max_size=200)
 
@@ -71,3 +72,20 @@ def test_no_label_of_a_fit_row_matures_inside_the_test(
     assert split.tuning_last < split.validation_first <= split.fit_last < split.test_first <= split.test_last
     assert split.fit_last + timedelta(days=embargo) < split.test_first
     assert split.tuning_last + timedelta(days=embargo) < split.validation_first
+
+
+@given(st.lists(st.tuples(st.integers(0, 9) | st.none(), st.booleans()), min_size=30, max_size=120))
+@settings(deadline=None, max_examples=60)
+def test_a_features_own_area_is_sklearns_with_its_gaps_lowest_and_without_them(
+    rows: list[tuple[int | None, bool]],
+) -> None:
+    values = np.array([np.nan if value is None else float(value) for value, _ in rows])
+    labels = np.array([int(label) for _, label in rows])
+    assume(0 < labels.sum() < len(labels))
+    there = ~np.isnan(values)
+    areas = [roc_auc_score(labels, np.where(there, values, -1.0))]
+    if LEAK_POSITIVES <= labels[there].sum() < there.sum():
+        areas.append(roc_auc_score(labels[there], values[there]))
+    expected = max(max(area, 1 - area) for area in areas)
+    frame = pd.DataFrame({"value": values, "is_fraud": labels})
+    assert single_feature_auc(frame, ("value",)) == {"value": pytest.approx(expected, abs=1e-6)}
