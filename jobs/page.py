@@ -52,11 +52,15 @@ def figure(title: str, png: bytes) -> str:
     )
 
 
-def page(title: str, parts: Iterable[str]) -> str:
-    """The whole page; `parts` is HTML."""
+def page(
+    title: str, parts: Iterable[str], *, style: str = STYLE, heading: bool = True, reload_seconds: int = 0
+) -> str:
+    """The whole page; `parts` is HTML. With `reload_seconds` a browser loads it again and again."""
+    reload = f'<meta http-equiv="refresh" content="{reload_seconds}">' if reload_seconds else ""
+    above = f"<h1>{escape(title)}</h1>" if heading else ""
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{escape(FETCH_NOTHING)}">'
-        f"<title>{escape(title)}</title><style>{STYLE}</style></head>"
-        f"<body><h1>{escape(title)}</h1>{''.join(parts)}</body></html>\n"
+        f"{reload}<title>{escape(title)}</title><style>{style}</style></head>"
+        f"<body>{above}{''.join(parts)}</body></html>\n"
     )

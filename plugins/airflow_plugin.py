@@ -1,24 +1,20 @@
-"""Registers with Airflow: the reports under /reports, links in the navigation, and the task links."""
+"""Registers with Airflow: the page of the model, the reports, links in the navigation, and the task links."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from airflow.plugins_manager import AirflowPlugin
-from fastapi import FastAPI
-from fastapi.staticfiles import StaticFiles
 
 from jobs.conf.settings import settings
-from plugins.links import REPORTS, ReportLink
+from plugins.links import REPORTS, VIEW, ReportLink
 
 
-def _reports_app() -> FastAPI:
-    """Serves Data Docs, drift reports and the pages of promotions, which are files."""
-    folder = settings().reports
-    folder.mkdir(parents=True, exist_ok=True)
-    app = FastAPI(title="Sluice reports", docs_url=None, redoc_url=None, openapi_url=None)
-    app.mount("/", StaticFiles(directory=folder, html=True))
-    return app
+async def _pages(scope: Any, receive: Any, send: Any) -> None:
+    """The pages under /reports; every process of Airflow loads the plugins, and only one shows pages."""
+    from plugins.pages import application
+
+    await application()(scope, receive, send)
 
 
 def _view(name: str, address: str) -> dict[str, Any]:
@@ -35,8 +31,18 @@ class SluicePlugin(AirflowPlugin):
     """Everything that Sluice adds to Airflow's own pages."""
 
     name = "sluice"
-    fastapi_apps = [{"app": _reports_app(), "url_prefix": REPORTS, "name": "Sluice reports"}]
+    fastapi_apps = [{"app": _pages, "url_prefix": REPORTS, "name": "Sluice"}]
     operator_extra_links = [ReportLink()]
+    # a part of the UI and no frame of it: a page in a frame cannot lead to another page of Airflow
+    react_apps = [
+        {
+            "name": "Model",
+            "bundle_url": f"{REPORTS.lstrip('/')}/{VIEW}",
+            "destination": "nav",
+            "nav_top_level": True,
+            "url_route": "model",
+        }
+    ]
     external_views = [
         _view("Data Docs", f"{REPORTS}/data_docs/index.html"),
         _view("Drift reports", f"{REPORTS}/drift/index.html"),

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from airflow.sdk.types import TaskInstanceKey
 
 REPORTS = "/reports"
+VIEW = "model_view.js"  # shows the page of the model inside Airflow's UI
 
 
 def link_of(receipt: dict[str, Any] | None) -> str:

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from jobs.conf.settings import Settings, load_settings
-from tests import redis_server
+from tests import browser, redis_server
 from tests.benchmarks import serving_load
 from tests.faults.disks import can_mount
 from tests.lake_server import BINARY
@@ -74,6 +74,7 @@ def on_this_machine() -> set[str]:
     """Which of the things that tests may need are there."""
     found = {"data": HANDBOOK.exists(), "go": BINARY.exists() or shutil.which("go"), "root": can_mount()}
     found["redis"] = bool(redis_server.binary())
+    found["browser"] = bool(browser.binary())
     found["load"] = not serving_load.why_not()
     return {name for name, is_there in found.items() if is_there}
 

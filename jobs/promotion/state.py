@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
@@ -99,6 +99,9 @@ class VersionState(StrictModel):
         except json.JSONDecodeError:
             return {}
         return value if isinstance(value, dict) else {}
+
+
+LookUp = Callable[[str], VersionState | None]  # a version's state, None where it does not exist
 
 
 def steps_of(policy: Policy) -> tuple[str, ...]:
@@ -237,17 +240,23 @@ def _state_of(found: Any) -> VersionState:
 def read_routing(client: MlflowClient, model_name: str) -> Routing:
     """Who serves according to the registry.
 
-    The champion counts only with a completed promotion record, or when it is the version of the alias
-    `previous` (a person's way back). Any other move is named in `alerts` and gives champion None: the
-    caller keeps the last champion that it accepted.
-
     Raises:
         SluiceError: the registry does not answer.
     """
     aliases = read_aliases(client, model_name)
+    return routing_of(aliases, lambda version: read_version(client, model_name, version))
+
+
+def routing_of(aliases: Mapping[str, str], look_up: LookUp) -> Routing:
+    """Who serves, by the aliases and the versions that they name.
+
+    The champion counts only with a completed promotion record, or when it is the version of the alias
+    `previous` (a person's way back). Any other move is named in `alerts` and gives champion None: the
+    caller keeps the last champion that it accepted.
+    """
     alerts: list[str] = []
-    champion = _accepted_champion(client, model_name, aliases, alerts)
-    challenger, step = _running_challenger(client, model_name, aliases)
+    champion = _accepted_champion(aliases, look_up, alerts)
+    challenger, step = _running_challenger(aliases, look_up)
     if challenger is not None and challenger == aliases.get(CHAMPION):
         challenger, step = None, ""
     return Routing(
@@ -286,15 +295,13 @@ def _completed_versions(client: MlflowClient, model_name: str) -> list[str]:
     return sorted((str(each.version) for each in found), key=int, reverse=True)
 
 
-def _accepted_champion(
-    client: MlflowClient, model_name: str, aliases: Mapping[str, str], alerts: list[str]
-) -> str | None:
+def _accepted_champion(aliases: Mapping[str, str], look_up: LookUp, alerts: list[str]) -> str | None:
     version = aliases.get(CHAMPION)
     if version is None:
         return None
     if version == aliases.get(PREVIOUS):
         return version
-    state = read_version(client, model_name, version)
+    state = look_up(version)
     record = state.tag(TAG_PROMOTION) if state else ""
     if record == COMPLETED:
         return version
@@ -305,11 +312,9 @@ def _accepted_champion(
     return None
 
 
-def _running_challenger(
-    client: MlflowClient, model_name: str, aliases: Mapping[str, str]
-) -> tuple[str | None, str]:
+def _running_challenger(aliases: Mapping[str, str], look_up: LookUp) -> tuple[str | None, str]:
     version = aliases.get(CHALLENGER)
-    state = read_version(client, model_name, version) if version else None
+    state = look_up(version) if version else None
     if state is None or state.tag(TAG_PROMOTION) not in (IN_SHADOW, IN_CANARY):
         return None, ""
     step = state.tag(TAG_STEP)

@@ -27,14 +27,16 @@ from jobs.conf.settings import Settings
 from jobs.lake.pins import pinned
 from jobs.lake.store import content_digest, lake_of
 from jobs.lake.tables import LABELS, LANDED_FILES, MONITORING, PREDICTIONS, QUARANTINE, SCORES, TRANSACTIONS
-from stack.environment import ADMIN, APPROVER
+from stack.environment import ADMIN, APPROVER, password_file
 from stack.processes import ProcessFolder, resident_bytes, running_pid
 from stack.services import services
+from tests.browser import browse
 from tests.e2e import replayed
 from tests.e2e.story import FIRST, PLAN, ROOT, Story, days, newest_states, tell
 from tests.installation import installed
 
 pytestmark = pytest.mark.timeout(1500)
+PAGE = "document.querySelector('iframe')?.contentDocument"  # the page of the model, inside Airflow's
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +69,7 @@ def test_the_failed_day_published_nothing_until_it_was_repaired(story: Story) ->
     )
     link = story.airflow._call("GET", path)["extra_links"]["Report"]
     assert link.startswith("/reports/data_docs/")
-    assert httpx.get(f"{story.settings.airflow_uri}{link}").status_code == 200
+    assert opened(story, link).status_code == 200
     landed = lake_of(story.settings).read(LANDED_FILES).to_pylist()
     of_the_day = [row for row in landed if row["day"] == PLAN.failing_day and row["feed"] == "transactions"]
     assert len({row["digest"] for row in of_the_day}) == 2
@@ -233,6 +235,12 @@ def digests(story: Story) -> dict[str, str]:
     return {table.name: content_digest(lake.read(table)) for table in SAME}
 
 
+def opened(story: Story, place: str) -> httpx.Response:
+    """A page of Airflow's, as somebody who is signed in gets it."""
+    signed_in = {"Authorization": story.airflow._http.headers["Authorization"]}
+    return httpx.get(f"{story.settings.airflow_uri}{place}", headers=signed_in)
+
+
 def newest_backfill(story: Story) -> ledger.Entry:
     return ledger.states(lake_of(story.settings))[-1]
 
@@ -271,8 +279,7 @@ def test_a_dry_run_of_a_backfill_ends_with_its_report_and_asks_nobody(
     assert set(states.values()) == {"success"}
     facts = story.airflow.receipt("fraud_backfill", rewritten["dry run"], "validate_backfill")["facts"]
     assert (facts["outcome"], facts["equal"]) == ("pass", facts["partitions"])
-    page = httpx.get(f"{story.settings.airflow_uri}/reports/{facts['report']}")
-    assert page.status_code == 200
+    assert opened(story, f"/reports/{facts['report']}").status_code == 200
 
 
 def test_a_backfill_waits_for_a_second_person_and_then_is_swapped_in(
@@ -334,7 +341,42 @@ def test_a_wrong_parameter_is_refused_with_a_clear_sentence(story: Story) -> Non
 
 def test_the_reports_are_linked_and_open_from_the_airflow_ui(story: Story) -> None:
     for page in ("data_docs/index.html", "drift/index.html"):
-        assert httpx.get(f"{story.settings.airflow_uri}/reports/{page}").status_code == 200
+        assert opened(story, f"/reports/{page}").status_code == 200
+
+
+def test_nobody_sees_a_report_or_the_page_of_the_model_without_signing_in(story: Story) -> None:
+    for place in ("/reports/model", "/reports/model_view.js", "/reports/data_docs/index.html"):
+        address = f"{story.settings.airflow_uri}{place}"
+        assert httpx.get(address).status_code == 401
+        forged = {"Authorization": "Bearer eyJhbGciOiJub25lIn0.eyJzdWIiOiJhZG1pbiJ9."}
+        assert httpx.get(address, headers=forged).status_code in (401, 403)
+        by_browser = httpx.get(address, headers={"Accept": "text/html"})
+        assert by_browser.status_code == 307
+        assert by_browser.headers["location"].startswith("/api/v2/auth/login?next=")
+        assert opened(story, place).status_code == 200
+
+
+def test_the_page_of_the_model_is_in_airflows_menu_and_its_button_opens_the_trigger_form(
+    story: Story, tmp_path: Path
+) -> None:
+    uri, password = story.settings.airflow_uri, password_file(story.settings, APPROVER).read_text()
+    with browse(tmp_path) as browser:
+        browser.open(f"{uri}/plugin/model")
+        browser.wait("document.querySelector('input[name=password]') !== null")
+        for name, text in (("username", APPROVER), ("password", password)):
+            browser.type(f"input[name={name}]", text)
+        browser.value("document.querySelector('button[type=submit]').click()")
+        shown = browser.wait(f"{PAGE}?.querySelector('section') && {PAGE}.body.innerText")
+        assert f"version {story.seen['version']}" in shown
+        assert f"newest monitored day {story.seen['last day']}" in shown
+        assert "Scoring service\nready" in shown
+        assert browser.value(f"{PAGE}.querySelectorAll('polyline, circle').length") > 0
+        assert "fraud_promote" in browser.value(f"{PAGE}.querySelector('table').closest('.row').innerText")
+        browser.value(f"{PAGE}.querySelector('a[data-form][href$=fraud_roll_back]').click()")
+        browser.wait("location.pathname == '/dags/fraud_roll_back' && window === window.top")
+        form = browser.wait("document.querySelector('[role=dialog]:has(form, input)')?.innerText")
+        assert "fraud_roll_back" in form
+    assert story.airflow.runs("fraud_roll_back") == []
 
 
 def test_the_credential_of_s3_is_in_no_rendered_template_no_log_and_no_other_file(story: Story) -> None:
