@@ -14,6 +14,7 @@ from jobs.features.declarations import FEATURE_VERSION, MODEL_FEATURES
 from jobs.training.frame import FrameFacts, check_roles, split_days, with_training_labels
 from jobs.training.origin import ORIGIN_FILE, origin_of
 from jobs.training.run_folder import RunFolder
+from tests.served_bundles import registry_in
 
 DAY = date(2026, 3, 1)
 LAST = DAY - timedelta(days=3)
@@ -96,7 +97,7 @@ def sqlite_settings(folder: Path, overlay: str = "demo") -> Settings:
     return load_settings(
         {
             "SLUICE_HOME": str(folder / "home"),
-            "SLUICE_MLFLOW_URI": f"sqlite:///{folder / 'mlflow.db'}",
+            "SLUICE_MLFLOW_URI": registry_in(folder),
             "SLUICE_POLICY_OVERLAY": overlay,
         }
     )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from datetime import date, timedelta
+from pathlib import Path
 
 import pytest
 
 from jobs.backfill import ledger
-from jobs.conf.settings import Settings
+from jobs.conf.settings import Settings, load_settings
 from jobs.features import build
 from jobs.features.inputs import read_record
 from jobs.features.online import OnlineFeatures
@@ -29,13 +31,22 @@ ROWS = transaction_rows(
 )
 
 
-@pytest.fixture
-def built(spark_home: Settings) -> Settings:
-    """Four days of transactions, and the features of all of them, served."""
-    put(spark_home, ROWS)
+@pytest.fixture(scope="module")
+def built_home(tmp_path_factory: pytest.TempPathFactory, spark_remote: str) -> Path:
+    """Four days of transactions, and the features of all of them, served: built once for all tests."""
+    folder = tmp_path_factory.mktemp("built")
+    home = load_settings({"SLUICE_HOME": str(folder)}).model_copy(update={"spark_remote": spark_remote})
+    put(home, ROWS)
     for day in DAYS:
-        build.run(build.Params(day=day), spark_home)
-        run_named("materialize_features", spark_home, day)
+        build.run(build.Params(day=day), home)
+        run_named("materialize_features", home, day)
+    return folder
+
+
+@pytest.fixture
+def built(built_home: Path, spark_home: Settings) -> Settings:
+    """An installation with the four days."""
+    shutil.copytree(built_home, spark_home.home)
     return spark_home
 
 

@@ -162,14 +162,15 @@ def test_an_unreachable_spark_server_is_said_at_once(home: Settings) -> None:
 AS_OF = pd.Timestamp("2026-03-01", tz="UTC")
 HALF_DAYS = st.integers(-1, 70)  # half days before as_of, so that edges are hit often
 ROWS = st.lists(
-    st.tuples(HALF_DAYS, st.integers(1, 3), st.integers(1, 3), st.integers(1, 99_999)),
-    min_size=1,
-    max_size=30,
+    st.tuples(HALF_DAYS, st.integers(1, 9), st.integers(1, 9), st.integers(1, 99_999)),
+    min_size=50,
+    max_size=90,
 )
-KNOWN = st.lists(st.tuples(st.integers(0, 29), HALF_DAYS, st.integers(0, 1)), max_size=20)
+KNOWN = st.lists(st.tuples(st.integers(0, 89), HALF_DAYS, st.integers(0, 1)), max_size=60)
 
 
-@settings(max_examples=6, deadline=None, suppress_health_check=list(HealthCheck))
+# each example is two Spark queries, of the histories of nine customers and terminals
+@settings(max_examples=3, deadline=None, suppress_health_check=list(HealthCheck))
 @given(rows=ROWS, known=KNOWN)
 def test_spark_counts_what_brute_force_counts(
     spark_remote: str,

@@ -37,6 +37,18 @@ DAY = date(2026, 3, 10)  # a Tuesday
 ROWS = 900
 
 
+@pytest.fixture
+def place(place: Settings) -> Settings:
+    """An installation that draws no pictures of drift."""
+    return place.model_copy(update={"drift_report": False})
+
+
+@pytest.fixture
+def with_report(place: Settings) -> Settings:
+    """The same, with the Evidently report of a day, which takes seconds."""
+    return place.model_copy(update={"drift_report": True})
+
+
 def rows_of(day: date, rows: int = ROWS, *, missed: float = 0.1) -> pd.DataFrame:
     """A day's transactions: features, label, and a score that misses a share of the frauds."""
     generator = np.random.default_rng(day.toordinal())
@@ -79,9 +91,9 @@ def write(lake: Lake, table: object, frame: pd.DataFrame) -> None:
     lake.append(table, pa.Table.from_pandas(frame, preserve_index=False))  # type: ignore[arg-type]
 
 
-def serve(settings: Settings, version: str, rows: pd.DataFrame, *, merged: bool = True) -> None:
-    """Rows of the prediction log, and the chargebacks two days later."""
-    lake = lake_of(settings)
+def serve(settings: Settings, version: str, *each_day: pd.DataFrame, merged: bool = True) -> None:
+    """Rows of the prediction log, a frame for each day, and their chargebacks two days later."""
+    lake, rows = lake_of(settings), pd.concat(each_day, ignore_index=True)
     log = rows.assign(
         request_id=[f"r{each}" for each in rows["transaction_id"]], terminal_id=1,
         customer_id=rows.get("customer_id", rows["transaction_id"]),
@@ -92,21 +104,20 @@ def serve(settings: Settings, version: str, rows: pd.DataFrame, *, merged: bool 
     )  # fmt: skip
     write(lake, PREDICTIONS, log)
     write(lake, TRANSACTIONS, log)
-    known = rows[rows["is_fraud"] == 1]
-    day = rows["day"].iloc[0] + timedelta(days=2)
-    at = pd.Timestamp(day, tz="UTC")
-    landed = pd.DataFrame({name: [0] for name in LANDED_FILES.schema.names}).assign(
-        day=day, feed="labels", address="", path="", digest="a"
+    known = [day["day"].iloc[0] + timedelta(days=2) for day in each_day]
+    landed = pd.DataFrame({name: [0] * len(known) for name in LANDED_FILES.schema.names}).assign(
+        day=known, feed="labels", address="", path="", digest="a"
     )
     write(lake, LANDED_FILES, landed)
     if not merged:
         return
-    write(lake, MERGED_LABELS, pd.DataFrame({"day": [day], "digest": ["a"], "rows": [len(known)]}))
-    write(
-        lake,
-        LABELS,
-        known.assign(day=day, available_at=at)[["day", "transaction_id", "available_at", "is_fraud"]],
-    )
+    frauds = [
+        day[day["is_fraud"] == 1].assign(day=when, available_at=pd.Timestamp(when, tz="UTC"))
+        for day, when in zip(each_day, known, strict=True)
+    ]
+    merges = pd.DataFrame({"day": known, "digest": "a", "rows": [len(each) for each in frauds]})
+    write(lake, MERGED_LABELS, merges)
+    write(lake, LABELS, pd.concat(frauds)[["day", "transaction_id", "available_at", "is_fraud"]])
 
 
 def days(last: date, count: int) -> list[date]:
@@ -125,10 +136,10 @@ def measured(settings: Settings, day: date = DAY) -> dict[str, Figure]:
     return {f"{each.metric} {each.subject}": each for each in figures}
 
 
-def test_a_quiet_fortnight_leads_to_nothing(place: Settings, tmp_path: Path) -> None:
+def test_a_quiet_fortnight_leads_to_nothing(with_report: Settings, tmp_path: Path) -> None:
+    place = with_report
     version = champion(place, tmp_path)
-    for day in days(DAY, 14):
-        serve(place, version, rows_of(day))
+    serve(place, version, *map(rows_of, days(DAY, 14)))
     figures = measured(place)
     assert figures["psi amount"].status == "ok"
     assert figures["pr_auc all"].status == "ok"
@@ -148,7 +159,10 @@ def test_a_quiet_fortnight_leads_to_nothing(place: Settings, tmp_path: Path) -> 
     assert state.tag("sluice.monitored") == f"{DAY}: nothing; {place.airflow_uri}/reports/drift/{DAY}.html"
 
 
-def test_measuring_again_gives_the_same_rows_and_no_second_alert(place: Settings, tmp_path: Path) -> None:
+def test_measuring_again_gives_the_same_rows_and_no_second_alert(
+    with_report: Settings, tmp_path: Path
+) -> None:
+    place = with_report
     version = champion(place, tmp_path)
     serve(place, version, rows_of(DAY).assign(amount=lambda rows: rows["amount"] + 9))
     measured(place)
@@ -166,8 +180,8 @@ def test_measuring_again_gives_the_same_rows_and_no_second_alert(place: Settings
 def test_a_shifted_feature_retrains_on_its_second_day(place: Settings, tmp_path: Path) -> None:
     version = champion(place, tmp_path)
     yesterday = DAY - timedelta(days=1)
-    for day in days(DAY, 10):
-        serve(place, version, rows_of(day).assign(amount=lambda rows: rows["amount"] * 2.5))
+    shifted = [rows_of(day).assign(amount=lambda rows: rows["amount"] * 2.5) for day in days(DAY, 10)]
+    serve(place, version, *shifted)
     assert measured(place, yesterday)["psi amount"].status == "retrain"
     assert react(place, yesterday)["decision"] == "alert"
     assert measured(place)["psi amount"].status == "retrain"
@@ -181,8 +195,7 @@ def test_a_shifted_feature_retrains_on_its_second_day(place: Settings, tmp_path:
 
 def test_a_new_pattern_that_the_model_misses_retrains_by_performance(place: Settings, tmp_path: Path) -> None:
     version = champion(place, tmp_path)
-    for day in days(DAY, 10):
-        serve(place, version, rows_of(day, missed=0.6))
+    serve(place, version, *(rows_of(day, missed=0.6) for day in days(DAY, 10)))
     figures = measured(place)
     assert figures["pr_auc all"].status == "page"
     decided = react(place, run="scheduled__1")
@@ -197,13 +210,14 @@ def test_a_new_pattern_that_the_model_misses_retrains_by_performance(place: Sett
 def test_rows_of_cards_that_were_known_to_be_compromised_are_not_judged_by(
     place: Settings, tmp_path: Path
 ) -> None:
-    version = champion(place, tmp_path)
+    version, served = champion(place, tmp_path), []
     for day in days(DAY, 10):
         rows = rows_of(day)
         # the first payer of every day is one card, and its payment of the oldest day was a fraud
         card = np.where(np.arange(len(rows)) == 0, 7, rows["transaction_id"])
         fraud = rows["is_fraud"].where(card != 7, int(day == DAY - timedelta(days=9)))
-        serve(place, version, rows.assign(customer_id=card, is_fraud=fraud))
+        served.append(rows.assign(customer_id=card, is_fraud=fraud))
+    serve(place, version, *served)
     receipt = performance.run(performance.Params(day=DAY), place)
     # seven of the ten days have matured; that fraud became known with the beginning of the third
     assert receipt.facts["rows"] == 7 * ROWS - 5
@@ -213,8 +227,9 @@ def test_a_chargeback_feed_that_went_silent_is_unknown_and_not_a_collapse(
     place: Settings, tmp_path: Path
 ) -> None:
     version = champion(place, tmp_path)
-    for day in days(DAY, 10):
-        serve(place, version, rows_of(day), merged=day <= DAY - timedelta(days=6))
+    served, silent = days(DAY - timedelta(days=6), 4), days(DAY, 6)
+    serve(place, version, *map(rows_of, served))
+    serve(place, version, *map(rows_of, silent), merged=False)
     figures = measured(place)
     assert {key: each.status for key, each in figures.items() if each.metric == "pr_auc"} == {
         "pr_auc all": "unknown"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import shutil
 from contextlib import closing
 from datetime import date, timedelta
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from jobs.conf.settings import Settings
+from jobs.conf.settings import Settings, load_settings
 from jobs.core import GateClosed, days_between, midnight
 from jobs.features import build, check, materialize
 from jobs.features.declarations import FEATURES, MODEL_FEATURES
@@ -65,19 +66,11 @@ def chargebacks_of(rows: pa.Table, known: date) -> pa.Table:
     return pa.Table.from_pylist(found, schema=LABELS.schema)
 
 
-@pytest.fixture(params=["sqlite", "redis"])
-def built_history(
-    request: pytest.FixtureRequest, spark_home: Settings, redis_server: RedisServer, tmp_path: Path
-) -> Settings:
-    """Ten days of history, built and checked; nothing of it is online yet."""
-    settings = spark_home.model_copy(
-        update={
-            "online_store": request.param,
-            "redis_url": redis_server.database(next(DATABASES)),
-            "mlflow_uri": registry_in(tmp_path / "registry"),
-            "scoring_uri": f"http://127.0.0.1:{free_port()}",
-        }
-    )
+@pytest.fixture(scope="module")
+def history_home(tmp_path_factory: pytest.TempPathFactory, spark_remote: str) -> Path:
+    """Ten days of history, built and checked: once for all tests, which copy it."""
+    folder = tmp_path_factory.mktemp("history")
+    settings = load_settings({"SLUICE_HOME": str(folder)}).model_copy(update={"spark_remote": spark_remote})
     lake = lake_of(settings)
     for number in range(HISTORY):
         day = FIRST + timedelta(days=number)
@@ -89,7 +82,27 @@ def built_history(
     last = SERVED - timedelta(days=1)
     days = ",".join(build.run(build.Params(day=FIRST, last=last), settings).facts["days"])
     check.run(check.Params(day=FIRST, days=days), settings)
-    return settings
+    return folder
+
+
+@pytest.fixture(params=["sqlite", "redis"])
+def built_history(
+    request: pytest.FixtureRequest,
+    history_home: Path,
+    spark_home: Settings,
+    redis_server: RedisServer,
+    tmp_path: Path,
+) -> Settings:
+    """An installation with the history; nothing of it is online yet."""
+    shutil.copytree(history_home, spark_home.home)
+    return spark_home.model_copy(
+        update={
+            "online_store": request.param,
+            "redis_url": redis_server.database(next(DATABASES)),
+            "mlflow_uri": registry_in(tmp_path / "registry"),
+            "scoring_uri": f"http://127.0.0.1:{free_port()}",
+        }
+    )
 
 
 def online(settings: Settings, first: date, last: date) -> int:

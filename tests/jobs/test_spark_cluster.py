@@ -12,7 +12,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from jobs.conf.settings import Settings
+from jobs.conf.settings import Settings, load_settings
 from jobs.core import midnight
 from jobs.features import build, check
 from jobs.features.history import historical_features
@@ -81,22 +81,39 @@ def built(settings: Settings) -> dict[str, pd.DataFrame]:
     }
 
 
+def joined(settings: Settings) -> pd.DataFrame:
+    """The last day's transactions with their features."""
+    return historical_features(lake_of(settings).read(TRANSACTIONS, first=DAYS[-1]).to_pandas(), settings)
+
+
+@pytest.fixture(scope="module")
+def of_one_machine(
+    tmp_path_factory: pytest.TempPathFactory, spark_remote: str
+) -> tuple[dict[str, pd.DataFrame], pd.DataFrame]:
+    """What one machine builds, and what it joins."""
+    folder = tmp_path_factory.mktemp("one_machine")
+    settings = load_settings({"SLUICE_HOME": str(folder)}).model_copy(update={"spark_remote": spark_remote})
+    fill(settings)
+    return built(settings), joined(settings)
+
+
 @pytest.mark.parametrize("returned", [2_000_000, 0], ids=["returned", "written where computed"])
 def test_the_cluster_builds_and_joins_what_one_machine_does(
-    spark_home: Settings, on_cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, returned: int
+    of_one_machine: tuple[dict[str, pd.DataFrame], pd.DataFrame],
+    home: Settings,
+    on_cluster: Cluster,
+    monkeypatch: pytest.MonkeyPatch,
+    returned: int,
 ) -> None:
     monkeypatch.setattr(build, "RETURNED_ROWS", returned)
-    theirs = spark_home.model_copy(update={"home": tmp_path / "cluster", "spark_remote": on_cluster.remote})
-    fill(spark_home)
+    theirs = home.model_copy(update={"spark_remote": on_cluster.remote})
     fill(theirs)
-    local, found = built(spark_home), built(theirs)
-    for name, rows in local.items():
+    expected, features = of_one_machine
+    found = built(theirs)
+    for name, rows in expected.items():
         assert len(rows) > ROWS / 10
         pd.testing.assert_frame_equal(found[name], rows, check_exact=True)
-    events = lake_of(theirs).read(TRANSACTIONS, first=DAYS[-1]).to_pandas()
-    pd.testing.assert_frame_equal(
-        historical_features(events, theirs), historical_features(events, spark_home)
-    )
+    pd.testing.assert_frame_equal(joined(theirs), features)
 
 
 def test_both_workers_take_part(spark_home: Settings, on_cluster: Cluster) -> None:

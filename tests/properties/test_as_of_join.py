@@ -21,11 +21,11 @@ START = pd.Timestamp("2026-02-01", tz="UTC")
 TTL = timedelta(hours=3)
 # hours and microseconds around them: instants shared by events and rows, and the edge of the ttl
 MOMENTS = st.tuples(st.integers(0, 8), st.sampled_from([-1, 0, 0, 1]))
-KEYS = st.integers(1, 3)
-EVENTS = st.lists(st.tuples(MOMENTS, st.integers(1, 4)), min_size=1, max_size=25)
+KEYS = st.integers(1, 9)
+EVENTS = st.lists(st.tuples(MOMENTS, st.integers(1, 11)), min_size=50, max_size=90)
 VALUES = st.one_of(st.none(), st.integers(-3, 3).map(float))
 # one key and instant may have several rows, and some of these are alike
-ROWS = st.lists(st.tuples(MOMENTS, KEYS, VALUES, VALUES), min_size=1, max_size=25)
+ROWS = st.lists(st.tuples(MOMENTS, KEYS, VALUES, VALUES), min_size=1, max_size=90)
 EVENT_SCHEMA = pa.schema([("place", pa.int64()), ("key", pa.int64()), ("moment", TIMESTAMP)])
 ROW_SCHEMA = pa.schema(
     [("key", pa.int64()), ("as_of", TIMESTAMP), ("left", pa.float64()), ("right", pa.float64())]
@@ -64,9 +64,9 @@ def joined(spark_remote: str, events: list[dict[str, Any]], rows: list[dict[str,
     ).toArrow()
 
 
-# without shrinking: each example is a Spark query
+# without shrinking: each example is a Spark query, of the histories of nine keys
 @settings(
-    max_examples=12,
+    max_examples=4,
     deadline=None,
     suppress_health_check=list(HealthCheck),
     phases=(Phase.explicit, Phase.reuse, Phase.generate),

@@ -24,11 +24,13 @@ START = pd.Timestamp(DAY, tz="UTC")
 # half days from DAY on, so that midnights and ties are hit often; the longest window is 32 days
 HALF_DAYS = st.integers(-70, 12)
 LATE = st.sampled_from([0, 0, 0, 1, 2, 3, 5])  # half days after the event's day
-KEYS = st.integers(1, 3)
-ROWS = st.lists(st.tuples(HALF_DAYS, LATE, KEYS, KEYS, st.integers(1, 99_999)), min_size=1, max_size=40)
+KEYS = st.integers(1, 9)
+MOST = 120
+ROWS = st.lists(st.tuples(HALF_DAYS, LATE, KEYS, KEYS, st.integers(1, 99_999)), min_size=60, max_size=MOST)
 # a label: of which transaction, when, how many days later its file comes, and what it says
 KNOWN = st.lists(
-    st.tuples(st.integers(0, 39), HALF_DAYS, st.sampled_from([0, 0, 1, 4]), st.integers(0, 1)), max_size=40
+    st.tuples(st.integers(0, MOST - 1), HALF_DAYS, st.sampled_from([0, 0, 1, 4]), st.integers(0, 1)),
+    max_size=MOST,
 )
 DAYS = st.sets(st.integers(-1, 6), min_size=1, max_size=6)
 
@@ -75,9 +77,9 @@ def as_of_day(
     return {key: found[key] for key in active_keys(there, entity, as_of, longest_window(entity, DELAY))}
 
 
-# without shrinking: each example is two Spark queries
+# without shrinking: each example is two Spark queries, of the histories of nine customers and terminals
 @settings(
-    max_examples=8,
+    max_examples=3,
     deadline=None,
     suppress_health_check=list(HealthCheck),
     phases=(Phase.explicit, Phase.reuse, Phase.generate),

@@ -34,50 +34,58 @@ EVENTS = st.lists(
     min_size=1,
     max_size=25,
 )
+# histories of customers and terminals of their own, and the event of each whose day is the first asked for
+HISTORIES = st.lists(st.tuples(EVENTS, st.integers(0, 24)), min_size=8, max_size=8)
 
 
-def history(events: list[tuple[pd.Timedelta, int, int, int, int]]) -> pd.DataFrame:
-    """Transactions some steps after one another; their file ends with their day, or comes days later."""
-    moment, records = START, []
-    for number, (step, customer, terminal, amount, late) in enumerate(events):
-        moment = moment + step
-        records.append(
-            {
-                "day": moment.date(),
-                "transaction_id": number,
-                "event_time": moment,
-                "customer_id": customer,
-                "terminal_id": terminal,
-                "amount_minor": amount,
-                "available_at": moment.floor("D") + pd.Timedelta(days=1 + late),
-                "file_day": moment.date() + timedelta(days=late),
-            }
+def history(events: list[tuple[pd.Timedelta, int, int, int, int]], pick: int, place: int) -> pd.DataFrame:
+    """Transactions some steps after one another, one of them on DAY; a file ends with its day, or is late."""
+    moments = START + pd.Series([step for step, *_ in events]).cumsum()
+    moments -= moments.iloc[min(pick, len(events) - 1)].floor("D") - START
+    records = [
+        {
+            "day": moment.date(),
+            "transaction_id": 100 * place + number,
+            "event_time": moment,
+            "customer_id": 10 * place + customer,
+            "terminal_id": 10 * place + terminal,
+            "amount_minor": amount,
+            "available_at": moment.floor("D") + pd.Timedelta(days=1 + late),
+            "file_day": moment.date() + timedelta(days=late),
+        }
+        for number, (moment, (_, customer, terminal, amount, late)) in enumerate(
+            zip(moments, events, strict=True)
         )
+    ]
     return pa.Table.from_pylist(records, schema=TRANSACTIONS.schema).to_pandas()
 
 
-# without shrinking: each example is a Spark query
+# without shrinking: each example is two Spark queries
 @settings(
-    max_examples=12,
+    max_examples=3,
     deadline=None,
     suppress_health_check=list(HealthCheck),
     phases=(Phase.explicit, Phase.reuse, Phase.generate),
 )
-@given(events=EVENTS, pick=st.integers(0, 24))
+@given(histories=HISTORIES)
 def test_velocity_is_what_brute_force_counts_just_before_each_event(
-    spark_remote: str, events: list[tuple[pd.Timedelta, int, int, int, int]], pick: int
+    spark_remote: str, histories: list[tuple[list[tuple[pd.Timedelta, int, int, int, int]], int]]
 ) -> None:
-    transactions = history(events)
-    first = transactions["day"].iloc[min(pick, len(transactions) - 1)]
-    days = sorted({day for day in transactions["day"] if day >= first})
+    each = [history(events, pick, place) for place, (events, pick) in enumerate(histories)]
+    transactions = pd.concat(each, ignore_index=True)
+    wanted: dict[int, dict[str, float]] = {}
+    for one in each:
+        wanted |= brute_force_velocity(one)
     rows = spark_session(Settings(spark_remote=spark_remote)).createDataFrame(
         pa.Table.from_pandas(transactions, TRANSACTIONS.schema)
     )
-    found = velocity_features(rows, days).toPandas().set_index("transaction_id")
-    wanted = brute_force_velocity(transactions)
-    asked = transactions.loc[transactions["day"] >= first, "transaction_id"]
-    assert sorted(found.index) == sorted(asked)
-    for number in asked:
-        assert dict(found.loc[number, list(VELOCITY_FEATURES)]) == pytest.approx(
-            wanted[number], nan_ok=True, rel=1e-9, abs=1e-9
-        ), number
+    later = {day for day in transactions["day"] if day >= DAY}
+    # a range longer than every window is computed in another way than a few days
+    for days in (later, {day for day in later if day < DAY + timedelta(days=4)}):
+        found = velocity_features(rows, sorted(days)).toPandas().set_index("transaction_id")
+        asked = transactions.loc[transactions["day"].isin(days), "transaction_id"]
+        assert sorted(found.index) == sorted(asked)
+        for number in asked:
+            assert dict(found.loc[number, list(VELOCITY_FEATURES)]) == pytest.approx(
+                wanted[number], nan_ok=True, rel=1e-9, abs=1e-9
+            ), number
