@@ -15,6 +15,7 @@ from contextlib import closing
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import httpx
 import pytest
@@ -352,7 +353,8 @@ def test_nobody_sees_a_report_or_the_page_of_the_model_without_signing_in(story:
         assert httpx.get(address, headers=forged).status_code in (401, 403)
         by_browser = httpx.get(address, headers={"Accept": "text/html"})
         assert by_browser.status_code == 307
-        assert by_browser.headers["location"].startswith("/api/v2/auth/login?next=")
+        to_login = httpx.get(f"{story.settings.airflow_uri}{by_browser.headers['location']}")
+        assert to_login.headers["location"] == f"/auth/login?{urlencode({'next': address})}"
         assert opened(story, place).status_code == 200
 
 
