@@ -53,7 +53,7 @@ class Browser:
         self._call("Input.insertText", text=text)
 
     def value(self, script: str) -> Any:
-        """What a line of script comes to in the page."""
+        """What a line of script comes to in the page: text, a number, a list; of an element nothing."""
         found = self._call("Runtime.evaluate", expression=script, returnByValue=True, userGesture=True)
         assert "exceptionDetails" not in found, found["exceptionDetails"]
         return found["result"].get("value")
