@@ -28,7 +28,11 @@ WORKERS = [{"worker": worker} for worker in range(policy_of(settings()).tuning.w
     params={
         "day": DAY_PARAM,
         "reason": Param(
-            "", type="string", maxLength=500, title="Reason", description="why this model is trained"
+            None,  # a form does not take an empty text for a text
+            type=["null", "string"],
+            maxLength=500,
+            title="Reason",
+            description="why this model is trained; empty: the event's, or weekly",
         ),
         "drill": Param(
             "none",
