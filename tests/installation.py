@@ -11,6 +11,7 @@ from pathlib import Path
 from demo import upstream
 from demo.plan import Plan
 from jobs.conf.settings import Settings, load_settings, settings
+from jobs.spark import close_session
 from stack.command import down, start_service, up
 from stack.environment import secret
 from stack.services import ACCESS_KEY, OBJECT_STORAGE
@@ -63,6 +64,9 @@ def installed(home: Path, plan: Plan, overlay: str) -> Iterator[Settings]:
         up(ours, os.environ)
         yield ours
     finally:
+        close_session(
+            ours.spark_remote
+        )  # MLflow asks a session of this process, also a dead one, for minutes
         down(ours)
         os.environ.clear()
         os.environ.update(before)
