@@ -64,9 +64,8 @@ def installed(home: Path, plan: Plan, overlay: str) -> Iterator[Settings]:
         up(ours, os.environ)
         yield ours
     finally:
-        close_session(
-            ours.spark_remote
-        )  # MLflow asks a session of this process, also a dead one, for minutes
+        # MLflow asks a session of this process, also one of a dead server, and for minutes
+        close_session(ours.spark_remote)
         down(ours)
         os.environ.clear()
         os.environ.update(before)
