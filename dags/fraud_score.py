@@ -6,9 +6,9 @@
 the first slice of the day that is not scored yet.
 """
 
-from airflow.sdk import CronTriggerTimetable, Param, dag
+from airflow.sdk import CronTriggerTimetable, dag
 
-from plugins.defaults import DAY_PARAM, dag_defaults
+from plugins.defaults import DAY_PARAM, dag_defaults, version_param
 from plugins.pools import SPARK_POOL
 from plugins.tags import Tag
 from plugins.tasks import job
@@ -19,13 +19,7 @@ from plugins.templates import YESTERDAY
     schedule=CronTriggerTimetable("0 6 * * *", timezone="UTC"),
     params={
         "day": DAY_PARAM,
-        "version": Param(
-            None,
-            type=["null", "string"],
-            pattern="^[0-9]+$",
-            title="Version",
-            description="version of the registered model; empty: the champion",
-        ),
+        "version": version_param("version of the registered model; empty: the champion"),
     },
     doc_md=__doc__,
     tags=[Tag.MODEL],

@@ -12,7 +12,7 @@ from airflow.sdk import AssetOrTimeSchedule, CronTriggerTimetable, Param, dag
 from jobs.conf.policy import policy_of
 from jobs.conf.settings import settings
 from plugins.assets import RETRAINING_REQUESTED
-from plugins.defaults import DAY_PARAM, dag_defaults
+from plugins.defaults import DAY_PARAM, dag_defaults, optional_text
 from plugins.pools import SPARK_POOL, TRAINING_POOL
 from plugins.tags import Tag
 from plugins.tasks import job, mapped_job
@@ -27,12 +27,8 @@ WORKERS = [{"worker": worker} for worker in range(policy_of(settings()).tuning.w
     ),
     params={
         "day": DAY_PARAM,
-        "reason": Param(
-            None,  # a form does not take an empty text for a text
-            type=["null", "string"],
-            maxLength=500,
-            title="Reason",
-            description="why this model is trained; empty: the event's, or weekly",
+        "reason": optional_text(
+            "Reason", "why this model is trained; empty: the event's, or weekly", maxLength=500
         ),
         "drill": Param(
             "none",

@@ -12,10 +12,10 @@ from docs.sources import (
     ROOT,
     DagFile,
     assigned,
-    call_arguments,
     constant_tuple,
     dag_files,
     module,
+    param_arguments,
     parameters,
     yaml_leaves,
 )
@@ -132,9 +132,7 @@ def _operator_summary(operator: str) -> str:
 
 
 def _param(name: str, expression: ast.expr) -> tuple[object, ...]:
-    if isinstance(expression, ast.Name):
-        expression = assigned(module("plugins.defaults"))[expression.id]
-    given = call_arguments(expression)
+    given = param_arguments(expression)
     kinds = given.get("type", "")
     kind = " or ".join(kinds) if isinstance(kinds, list) else kinds
     if "enum" in given:

@@ -200,6 +200,35 @@ def call_arguments(expression: ast.expr) -> dict[str, Any]:
     return found
 
 
+def param_arguments(expression: ast.expr) -> dict[str, Any]:
+    """Literal arguments of a DAG's Param, also where plugins.defaults names it or has a function for it."""
+    defaults = module("plugins.defaults")
+    functions = {each.name: each for each in defaults.body if isinstance(each, ast.FunctionDef)}
+    while True:
+        if isinstance(expression, ast.Name):
+            expression = assigned(defaults)[expression.id]
+        elif isinstance(expression, ast.Call) and ast.unparse(expression.func) in functions:
+            expression = _inlined(functions[ast.unparse(expression.func)], expression)
+        else:
+            return call_arguments(expression)
+
+
+def _inlined(function: ast.FunctionDef, call: ast.Call) -> ast.Call:
+    """The call that a function of one returned call comes to, with the arguments that it is given."""
+    names = [each.arg for each in function.args.args]
+    bound = dict(zip(names, call.args, strict=False))
+    bound |= {each.arg: each.value for each in call.keywords if each.arg in names}
+    returned = next(each.value for each in function.body if isinstance(each, ast.Return))
+    assert isinstance(returned, ast.Call)  # noqa: S101
+
+    def given(value: ast.expr) -> ast.expr:
+        return bound.get(value.id, value) if isinstance(value, ast.Name) else value
+
+    own = [ast.keyword(each.arg, given(each.value)) for each in returned.keywords if each.arg]
+    passed_on = [each for each in call.keywords if each.arg not in names]
+    return ast.Call(returned.func, [given(each) for each in returned.args], own + passed_on)
+
+
 def yaml_comments(file: Path) -> dict[int, str]:
     """Comment of each line of a YAML file, by line number from 0."""
     found = {}

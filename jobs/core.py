@@ -10,6 +10,11 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 
+def first_line(error: Exception) -> str:
+    """What an error of some library says first; its kind where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 class StrictModel(BaseModel):
     """Frozen, and it refuses keys that it does not know."""
 

@@ -13,25 +13,21 @@ from jobs.conf.settings import settings
 from jobs.core import midnight
 from plugins.callbacks import report_failure
 
-DAY_PARAM = Param(
-    None,
-    type=["null", "string"],
-    format="date",
-    title="Day",
-    description="UTC day as YYYY-MM-DD; empty: the run's own day",
-)
-AS_OF_PARAM = Param(
-    None,
-    type=["null", "string"],
-    format="date-time",
-    title="As of",
-    description="instant to judge, as 2026-01-31T06:00:00Z; empty: the run's own",
+
+def optional_text(title: str, description: str, **bounds: Any) -> Param:
+    """A parameter that may stay empty; an empty text would not be taken by a form."""
+    return Param(None, type=["null", "string"], title=title, description=description, **bounds)
+
+
+DAY_PARAM = optional_text("Day", "UTC day as YYYY-MM-DD; empty: the run's own day", format="date")
+AS_OF_PARAM = optional_text(
+    "As of", "instant to judge, as 2026-01-31T06:00:00Z; empty: the run's own", format="date-time"
 )
 
 
 def version_param(description: str) -> Param:
     """A version of the registered model, or none."""
-    return Param(None, type=["null", "string"], pattern="^[0-9]+$", title="Version", description=description)
+    return optional_text("Version", description, pattern="^[0-9]+$")
 
 
 def first_instant() -> datetime:

@@ -22,14 +22,11 @@ from jobs.promotion import state as registry_state
 from jobs.promotion.state import Routing, read_routing, read_version, registry_client
 from jobs.serving.bundle import ModelBundle
 from jobs.serving.routing import in_canary
-from tests.served_bundles import logistic_graph, register, registry_in, write_bundle
+from tests.served_bundles import logistic_graph, register, write_bundle
+
+pytest_plugins = ("tests.served_bundles",)
 
 STEPS = ("shadow", "canary_5", "canary_25", "canary_50", "canary_100")
-
-
-@pytest.fixture(scope="module")
-def registry(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return registry_in(tmp_path_factory.mktemp("registry"))
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
+import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from jobs.conf.settings import Settings
@@ -24,6 +25,12 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 IDENTITY = {"x": [0.0, 1.0], "y": [0.0, 1.0]}
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """An empty registry that the tests of a module share."""
+    return registry_in(tmp_path_factory.mktemp("registry"))
 
 
 def logistic_graph(weights: Mapping[int, float], bias: float, columns: int) -> onnx.ModelProto:

@@ -22,6 +22,7 @@ from pydantic import SecretStr
 from jobs.conf.settings import Settings
 from jobs.features.declarations import FEATURE_VERSION
 from jobs.features.definitions import feast_objects, feature_views
+from jobs.files import write_whole
 from jobs.locks import file_lock
 
 PROJECT = "sluice"
@@ -72,9 +73,7 @@ def feature_store(settings: Settings, versions: Mapping[str, int] | None = None)
         with registry_lock(settings):
             if not _is(applied, digest):
                 FeatureStore(config=repo_config(settings)).apply(feast_objects(settings))
-                scratch = applied.with_suffix(f".{os.getpid()}")
-                scratch.write_text(digest)
-                scratch.replace(applied)
+                write_whole(applied, digest)
     return _open_store(settings, digest, tuple(sorted((versions or {}).items())))
 
 

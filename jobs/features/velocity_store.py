@@ -144,7 +144,7 @@ SUMS = {
         [
             (PLACES[feature.name], OF_SUMS[feature.measure])
             for feature in VELOCITY
-            if feature.entity == entity and feature.measure in OF_SUMS and _width(feature.window) == width
+            if feature.entity == entity and feature.measure not in OF_ONE and _width(feature.window) == width
         ]
         for width in plan.windows
     ]

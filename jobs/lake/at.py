@@ -14,7 +14,7 @@ from datetime import date
 import pyarrow as pa
 from deltalake import DeltaTable
 
-from jobs.core import SluiceError
+from jobs.core import SluiceError, first_line
 from jobs.lake.store import Lake, Layer
 from jobs.lake.tables import Table
 
@@ -85,8 +85,7 @@ class LakeAt(Lake):
 
 def unreadable(table: str, version: int, error: Exception) -> SluiceError:
     """What to say where a version that was noted down is not there any more."""
-    first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
     return SluiceError(
-        f"table {table}: version {version} cannot be read any more ({first_line}); was it cleaned away while "
-        "nothing pinned it?"
+        f"table {table}: version {version} cannot be read any more ({first_line(error)}); "
+        "was it cleaned away while nothing pinned it?"
     )

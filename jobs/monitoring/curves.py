@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import date
-from math import isfinite
 
 from jobs.conf.settings import Settings
 from jobs.core import midnight
@@ -26,9 +25,9 @@ EPOCH = date(1970, 1, 1)
 
 def points_of(figures: Iterable[Figure]) -> dict[str, float]:
     """The day's figures that make a curve: of the whole day, and the feature that moved most."""
-    measured = [each for each in figures if each.value is not None and isfinite(each.value)]
-    points = {PREFIX + each.metric: float(each.value or 0.0) for each in measured if each.subject in WHOLE}
-    psi = [float(each.value or 0.0) for each in measured if each.metric == "psi"]
+    measured = [(each, each.value) for each in figures if each.value is not None]
+    points = {PREFIX + each.metric: value for each, value in measured if each.subject in WHOLE}
+    psi = [value for each, value in measured if each.metric == "psi"]
     return points | ({PREFIX + LARGEST: max(psi)} if psi else {})
 
 

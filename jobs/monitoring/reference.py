@@ -15,7 +15,7 @@ from pathlib import Path
 import pandas as pd
 
 from jobs.conf.settings import Settings
-from jobs.core import SluiceError
+from jobs.core import SluiceError, first_line
 from jobs.promotion.state import quiet_mlflow
 
 ARTIFACT = "reference/reference.parquet"
@@ -55,8 +55,9 @@ def _fetch(settings: Settings, run_id: str, path: Path) -> bool:
             return False
         Path(client.download_artifacts(run_id, ARTIFACT, str(folder))).replace(path)
     except (MlflowException, OSError) as error:
-        first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise SluiceError(f"reference of run {run_id}: MLflow gave no artifact: {first_line}") from error
+        raise SluiceError(
+            f"reference of run {run_id}: MLflow gave no artifact: {first_line(error)}"
+        ) from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return True

@@ -272,8 +272,13 @@ def trend_figures(lake: Lake, day: date, delay_days: int, policy: Policy) -> lis
 
 def answers_of(lake: Lake, when: Interval) -> int:
     """Transactions that were answered, however often each was asked."""
-    rows = log_rows(lake, when.day, when.day, ["transaction_id", "variant"], when.hour)
-    return int(rows.loc[rows["variant"].isin(VARIANTS), "transaction_id"].nunique())
+    return int(_answers(lake, when, [])["transaction_id"].nunique())
+
+
+def _answers(lake: Lake, when: Interval, columns: list[str]) -> pd.DataFrame:
+    """Transactions that were answered and some columns of each answer."""
+    rows = log_rows(lake, when.day, when.day, ["transaction_id", "variant", *columns], when.hour)
+    return rows[rows["variant"].isin(VARIANTS)]
 
 
 class Log(NamedTuple):
@@ -286,9 +291,9 @@ class Log(NamedTuple):
 
 def read_log(lake: Lake, when: Interval, weeks: int) -> Log:
     """The answers of an interval, and how many there were in the weeks before."""
-    log = log_rows(lake, when.day, when.day, ["variant", "error", "latency_ms"], when.hour)
+    rows = _answers(lake, when, ["error", "latency_ms"])
     before = [answers_of(lake, when.weeks_ago(each)) for each in range(1, weeks + 1)]
-    return Log(log[log["variant"].isin(VARIANTS)], answers_of(lake, when), before)
+    return Log(rows, int(rows["transaction_id"].nunique()), before)
 
 
 def log_figures(

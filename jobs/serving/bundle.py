@@ -28,7 +28,7 @@ import onnxruntime
 from pydantic import Field, ValidationError, model_validator
 
 from jobs.conf.policy import Decisions, load_policy
-from jobs.core import SluiceError, StrictModel
+from jobs.core import SluiceError, StrictModel, first_line
 from jobs.files import write_whole
 
 MANIFEST = "manifest.json"
@@ -220,8 +220,9 @@ class ModelBundle:
         except SluiceError:
             raise
         except Exception as error:  # the runtime's errors share no kind
-            first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise SluiceError(f"bundle {self.folder}: a row of zeros or of gaps: {first_line}") from error
+            raise SluiceError(
+                f"bundle {self.folder}: a row of zeros or of gaps: {first_line(error)}"
+            ) from error
 
 
 def decide(score: float, decisions: Decisions) -> Decision:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from jobs.conf.policy import policy_of
 from jobs.conf.settings import Settings
-from jobs.core import SluiceError
+from jobs.core import SluiceError, first_line
 from jobs.locks import file_lock
 from jobs.promotion.state import registry_client, registry_errors
 from jobs.serving.bundle import ModelBundle, verified_manifest
@@ -78,10 +78,9 @@ def _download(settings: Settings, version: str, into: Path) -> Path:
         )
         return Path(repository.download_artifacts(BUNDLE_PATH, dst_path=str(into)))
     except Exception as error:  # each artifact store raises kinds of its own
-        first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise SluiceError(
             f"model {settings.model_name} version {version}: no bundle at "
-            f"{address}/{BUNDLE_PATH}: {first_line}"
+            f"{address}/{BUNDLE_PATH}: {first_line(error)}"
         ) from error
 
 

@@ -15,7 +15,7 @@ import yaml
 
 from docs.generate import PAGES, surplus
 from docs.pages import example_environment
-from docs.sources import dag_files, parameters, yaml_leaves
+from docs.sources import dag_files, param_arguments, parameters, yaml_leaves
 from jobs.conf.contract import Contract
 from jobs.conf.policy import load_policy
 from jobs.conf.settings import Settings, load_settings
@@ -90,6 +90,19 @@ def test_every_dag_and_every_job_has_its_section() -> None:
     assert {file.dag_id for file in dag_files()} == {file.stem for file in (ROOT / "dags").glob("*.py")}
     assert [file.dag_id for file in dag_files()] == re.findall(r"^## (\w+)$", dags, re.MULTILINE)
     assert list(JOBS) == re.findall(r"^## (\w+)$", jobs, re.MULTILINE)
+
+
+def test_every_parameter_of_a_dag_has_its_type_and_its_meaning_also_where_a_function_makes_it() -> None:
+    for file in dag_files():
+        for name, expression in file.params.items():
+            given = param_arguments(expression)
+            assert given.get("type"), f"{file.dag_id}.{name}"
+            assert given.get("description"), f"{file.dag_id}.{name}"
+    (version,) = (file.params["version"] for file in dag_files() if file.dag_id == "fraud_score")
+    assert param_arguments(version) == {
+        "default": None, "type": ["null", "string"], "title": "Version", "pattern": "^[0-9]+$",
+        "description": "version of the registered model; empty: the champion",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", ["simulate_source", "land_transactions", "merge_labels"])

@@ -19,7 +19,8 @@ from jobs.monitoring.figures import Figure, read_hour
 from jobs.monitoring.interval import Interval, last_hour
 from jobs.monitoring.service import answers_figure, answers_of, beyond
 from tests.jobs.test_monitoring_jobs import DAY, champion, rows_of, serve
-from tests.served_bundles import registry_in
+
+pytest_plugins = ("tests.served_bundles",)
 
 POLICY = load_policy()
 AT_TWO = Interval(DAY, 2)
@@ -108,11 +109,6 @@ def test_a_share_of_a_small_sample_is_beyond_its_limit_as_rarely_as_the_signific
         assert false <= HOURLY.drift.significance + 4 * np.sqrt(HOURLY.drift.significance / 4000)
     assert beyond(60, 100, 0.05, HOURLY)
     assert not beyond(4, 100, 0.05, POLICY), "below the limit"
-
-
-@pytest.fixture(scope="module")
-def registry(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return registry_in(tmp_path_factory.mktemp("registry"))
 
 
 @pytest.fixture

@@ -23,17 +23,12 @@ from tests.served_bundles import (
     constant_graph,
     logistic_graph,
     register,
-    registry_in,
     write_bundle,
 )
 
+pytest_plugins = ("tests.served_bundles",)
 NAMES = PlainFeatures.names
 COMPLETED = {"sluice.promotion": "completed"}
-
-
-@pytest.fixture(scope="module")
-def registry(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return registry_in(tmp_path_factory.mktemp("registry"))
 
 
 @pytest.fixture
