@@ -18,6 +18,7 @@ from demo.plan import Plan, plan_of_source, simulated_plan
 from demo.story import tell
 from jobs.conf.settings import Settings, load_settings
 from jobs.core import SluiceError
+from jobs.ending import leave
 from stack.command import down, start_service, up
 from stack.environment import ADMIN, APPROVER, password_file, secret, without_proxy
 from stack.services import ACCESS_KEY, OBJECT_STORAGE
@@ -129,4 +130,4 @@ def _run(plan: Plan, settings: Settings) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -1,7 +1,6 @@
 """`python -m jobs NAME`: the same as `sluice NAME`."""
 
-import sys
-
 from jobs.cli import main
+from jobs.ending import leave
 
-sys.exit(main())
+leave(main())

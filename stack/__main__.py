@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import sys
+from typing import NoReturn
 
 from jobs import cli
 from jobs.core import SluiceError
+from jobs.ending import leave
 from stack.command import COMMANDS, run_command
 
 
-def main() -> int:
-    """`sluice up | down | status | airflow …`, or whatever `python -m jobs` understands."""
+def status_of_command() -> int:
+    """The exit code of `sluice up | down | status | airflow …`, or of what `python -m jobs` understands."""
     command, rest = (sys.argv[1:2] or [""])[0], sys.argv[2:]
     if command not in COMMANDS:
         return cli.main()
@@ -23,5 +25,10 @@ def main() -> int:
         return 130
 
 
+def main() -> NoReturn:
+    """The console script."""
+    leave(status_of_command())
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 from jobs.conf.settings import TOKEN, Settings, settings
 from jobs.core import SluiceError
+from jobs.ending import leave
 from jobs.serving.handover import Successor, meeting_place
 
 GRACE_SECONDS = 10
@@ -132,8 +133,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    status = main()
-    logging.shutdown()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status)  # native threads of libraries abort where the interpreter is gone before them
+    leave(main())
