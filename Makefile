@@ -4,6 +4,9 @@ SHELL := bash
 .DEFAULT_GOAL := help
 VENV := .venv/bin
 
+# where it is set, each of hundreds of processes compiles all that it imports
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help setup lock demo up down status test faults check format backfill replay bench golden docs
 
 help: ## Show this list

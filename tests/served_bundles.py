@@ -182,7 +182,7 @@ class PlainFeatures:
     def connect(self) -> None:
         self.connected += 1
 
-    def vector(self, event: Event) -> list[float]:
+    async def vector(self, event: Event) -> list[float]:
         self.asked.append(event)
         return self.peek(event)
 

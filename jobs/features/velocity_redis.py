@@ -25,6 +25,7 @@ from redis.exceptions import NoScriptError
 
 from jobs.features.declarations import Entity
 from jobs.features.redis_client import REQUEST_WAITS, connect
+from jobs.features.redis_loop import LoopWire
 from jobs.features.redis_wire import Command, Wire
 from jobs.features.velocity_store import (
     PAIR_LOOKBACK,
@@ -164,9 +165,10 @@ class RedisVelocityStore:
 
     def __init__(self, address: str) -> None:
         self._address = address
-        self._wire = Wire(address, REQUEST_WAITS)
+        self._wire, self._loop = Wire(address, REQUEST_WAITS), LoopWire(address, REQUEST_WAITS)
         self._client = connect(address, REQUEST_WAITS)
         self._scripts = {text: str(self._client.script_load(text)) for text in (TAKE, PEEK, WRITE)}
+        self._lessons: list[Command] = [("SCRIPT", "LOAD", text) for text in (TAKE, PEEK)]
 
     def take(self, event: Event) -> list[float]:
         """See VelocityStore."""
@@ -183,8 +185,27 @@ class RedisVelocityStore:
 
         It may come twice: an event that is known is not recorded again, and is never in its own past.
         """
+        commands = self._commands(event, record, beside)
+        answers = self._wire.ask(commands)
+        if _forgot(answers):
+            self._wire.ask(self._lessons)
+            answers = self._wire.ask(commands)
+        return _told(event, answers, bool(beside))
+
+    async def ask_in_loop(
+        self, event: Event, *, record: bool, beside: Sequence[str] = ()
+    ) -> tuple[list[float], list[bytes | None]]:
+        """The same from an event loop, which goes on with other requests meanwhile."""
+        commands = self._commands(event, record, beside)
+        answers = await self._loop.ask(commands)
+        if _forgot(answers):
+            await self._loop.ask(self._lessons)
+            answers = await self._loop.ask(commands)
+        return _told(event, answers, bool(beside))
+
+    def _commands(self, event: Event, record: bool, beside: Sequence[str]) -> list[Command]:
         transaction, moment, customer, terminal, amount = row_of(event)
-        now, script = _now(), TAKE if record else PEEK
+        now, script = _now(), self._scripts[TAKE if record else PEEK]
         commands: list[Command] = [("MGET", *beside)] if beside else []
         for entity, plan in PLANS.items():
             key, other = _keys(entity, customer, terminal)
@@ -192,20 +213,8 @@ class RedisVelocityStore:
             call = _call(
                 plan, key, kept_from(moment, now, plan.memory), [member], _asked(plan, moment, other)
             )
-            commands.append(("EVALSHA", self._scripts[script], *call))
-        answers = self._wire.ask(commands)
-        if any(isinstance(answer, NoScriptError) for answer in answers):  # Redis has started anew
-            self._wire.ask([("SCRIPT", "LOAD", script)])
-            answers = self._wire.ask(commands)  # what did run finds itself known
-        for answer in answers:
-            if isinstance(answer, Exception):
-                raise answer
-        stored = answers.pop(0) if beside else []
-        found, pairs = {}, []
-        for entity, answer in zip(PLANS, answers, strict=True):
-            found[entity], pair = _found(entity, answer)
-            pairs.append(pair)
-        return velocity_of(moment, found, pairs[0]), stored
+            commands.append(("EVALSHA", script, *call))
+        return commands
 
     def record_many(self, events: pa.Table) -> int:
         """See VelocityStore; an event is new where it is new to its customer."""
@@ -224,6 +233,7 @@ class RedisVelocityStore:
     def close(self) -> None:
         """See VelocityStore."""
         self._wire.close()
+        self._loop.close()
         self._client.close()
 
     def _run(self, client: Redis, script: str, calls: list[list[Any]]) -> list[Any]:
@@ -239,6 +249,24 @@ class RedisVelocityStore:
                         raise
                     client.script_load(script)
         raise AssertionError("unreachable")
+
+
+def _forgot(answers: Sequence[Any]) -> bool:
+    """Whether Redis has started anew; what did run finds itself known when it is asked again."""
+    return any(isinstance(answer, NoScriptError) for answer in answers)
+
+
+def _told(event: Event, answers: list[Any], beside: bool) -> tuple[list[float], list[bytes | None]]:
+    """Velocity features and the rows beside them, from the answers of `_commands`."""
+    for answer in answers:
+        if isinstance(answer, Exception):
+            raise answer
+    stored = answers.pop(0) if beside else []
+    found, pairs = {}, []
+    for entity, answer in zip(PLANS, answers, strict=True):
+        found[entity], pair = _found(entity, answer)
+        pairs.append(pair)
+    return velocity_of(row_of(event)[1], found, pairs[0]), stored
 
 
 def _now() -> int:

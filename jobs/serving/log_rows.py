@@ -7,7 +7,7 @@ Errors: ValueError, TypeError, OverflowError or ArrowException for a row that no
 
 from __future__ import annotations
 
-import struct
+from array import array
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import NamedTuple
@@ -21,7 +21,7 @@ FEATURES = PREDICTIONS.schema.field("features").type
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MICROS = 1_000_000
 DAY_SECONDS = 86_400
-UNUSABLE = (ValueError, TypeError, OverflowError, AttributeError, struct.error, pa.ArrowException)
+UNUSABLE = (ValueError, TypeError, OverflowError, AttributeError, pa.ArrowException)
 
 
 class Prediction(NamedTuple):
@@ -43,9 +43,20 @@ class Prediction(NamedTuple):
     latency_ms: float
     served_at: float  # seconds since the epoch
     names: tuple[str, ...]
-    features: list[float] | None  # in the order of names, which feature_version stands for in the table
+    features: Sequence[float] | None  # in the order of names, which feature_version stands for in the table
     feature_version: str = ""
     would_be: str = ""  # the decision that a holdout row would have had
+
+
+def in_one_block(values: Sequence[float] | None) -> array[float] | None:
+    """Features as they wait for the log; None where they are no numbers.
+
+    A hundred objects a row, freed by the thread of the log, kept the interpreter for 3 ms each 0.1 s.
+    """
+    try:
+        return None if values is None else array("d", values)
+    except (TypeError, OverflowError):
+        return None
 
 
 # columns that are stored as they come
@@ -94,8 +105,8 @@ def is_usable(row: Prediction) -> bool:
 def feature_lists(rows: Sequence[Sequence[float] | None]) -> pa.Array:
     """One list of float64 a row; what is not finite is null."""
     lengths = [0 if row is None else len(row) for row in rows]
-    packed = b"".join([struct.pack(f"={len(row)}d", *row) for row in rows if row is not None])
-    values = np.frombuffer(packed, dtype=np.float64)
+    blocks = [row if isinstance(row, array) else array("d", row) for row in rows if row is not None]
+    values = np.frombuffer(b"".join(blocks), dtype=np.float64)
     offsets = np.zeros(len(rows) + 1, dtype=np.int32)
     np.cumsum(lengths, out=offsets[1:])
     return pa.ListArray.from_arrays(
@@ -106,7 +117,7 @@ def feature_lists(rows: Sequence[Sequence[float] | None]) -> pa.Array:
     )
 
 
-def _readable(row: Prediction) -> list[float] | None:
+def _readable(row: Prediction) -> Sequence[float] | None:
     values = row.features
     return values if values is not None and len(values) == len(row.names) else None
 

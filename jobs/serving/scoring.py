@@ -27,6 +27,7 @@ from jobs.features.velocity_store import Event
 from jobs.serving.bundle import Decision, decide
 from jobs.serving.counts import Counts
 from jobs.serving.follower import ServedModel, ServingState
+from jobs.serving.log_rows import in_one_block
 from jobs.serving.messages import ScoreAnswer, ScoreRequest, Variant
 from jobs.serving.prediction_log import Prediction, PredictionLog
 from jobs.serving.request_features import FeatureSource
@@ -93,7 +94,7 @@ class Scorer:
         started = time.perf_counter()
         state = self._state()
         event = event_of(request)
-        values, trouble = self._read(event)
+        values, trouble = await self._read(event)
         for_rules, degraded = self._known(event, values)
         hit = self._rules.apply(request.customer_id, request.terminal_id, request.amount_minor, for_rules)
         read_seconds = time.perf_counter() - started
@@ -140,9 +141,9 @@ class Scorer:
         hit = self._rules.apply(request.customer_id, request.terminal_id, request.amount_minor, values)
         return stricter(hit, decision)
 
-    def _read(self, event: Event) -> tuple[list[float] | None, str]:
+    async def _read(self, event: Event) -> tuple[list[float] | None, str]:
         try:
-            return self._features.vector(event), ""
+            return await self._features.vector(event), ""
         except Exception as error:  # whatever the store's trouble, the rules answer
             return None, f"features: {error}"[:300]
 
@@ -256,7 +257,7 @@ class Scorer:
                 latency_ms=taken * 1000.0,
                 served_at=time.time(),
                 names=self._features.names,
-                features=case.values,
+                features=in_one_block(case.values),
                 feature_version=self._features.version,
                 would_be=would_be,
             )

@@ -52,7 +52,7 @@ class Known(PlainFeatures):
         values = events[list(MODEL_FEATURES)].to_numpy().tolist()
         self.known = dict(zip(events["transaction_id"], values, strict=True))
 
-    def vector(self, event: Event) -> list[float]:
+    async def vector(self, event: Event) -> list[float]:
         return self.known[event.transaction_id]
 
 
@@ -99,7 +99,7 @@ def told(rows: list[Prediction]) -> list[tuple[Any, ...]]:
         (
             row.transaction_id, row.variant, row.customer_id, row.terminal_id, row.amount_minor,
             row.event_time, row.model_version, row.step, row.score, row.decision, row.rule, row.error,
-            str(row.features), row.names, row.feature_version, row.would_be,
+            str(list(row.features or ())), row.names, row.feature_version, row.would_be,
         )
         for row in rows
     )  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
 from datetime import UTC, datetime, timedelta
@@ -34,7 +35,7 @@ def features(home: Settings) -> StoredFeatures:
 
 
 def inputs(features: StoredFeatures, asked: Event) -> dict[str, float]:
-    return dict(zip(features.names, features.vector(asked), strict=True))
+    return dict(zip(features.names, asyncio.run(features.vector(asked)), strict=True))
 
 
 def test_an_event_is_in_the_windows_of_those_after_it(features: StoredFeatures) -> None:
@@ -55,7 +56,7 @@ def test_an_event_is_in_the_windows_of_those_after_it(features: StoredFeatures) 
 def test_what_the_tables_would_not_take_is_scored_and_counts_in_no_window(
     features: StoredFeatures, change: dict[str, int]
 ) -> None:
-    features.vector(event(1))
+    inputs(features, event(1))
     refused = inputs(features, event(2, 1, **change))
     after = inputs(features, event(3, 2))
     assert refused["customer_count_5m"] == 1.0
@@ -84,7 +85,7 @@ def test_the_bounds_are_the_contracts_in_minor_units(home: Settings) -> None:
 def test_without_the_velocity_store_the_answer_is_there_and_says_so_and_the_store_comes_back(
     home: Settings, features: StoredFeatures, caplog: pytest.LogCaptureFixture
 ) -> None:
-    features.vector(event(1))
+    inputs(features, event(1))
     assert features._velocity is not None
     features._velocity.close()  # whatever breaks it: the next use raises
     with caplog.at_level(logging.WARNING, "sluice.serving"):
@@ -119,15 +120,15 @@ def test_while_the_online_store_is_down_events_are_still_recorded(features: Stor
 
     features._reader = Broken()  # type: ignore[assignment]
     with pytest.raises(SluiceError, match="online store: gone"):
-        features.vector(event(1))
+        inputs(features, event(1))
     with pytest.raises(SluiceError, match="online store: gone"):
-        features.vector(event(2, 1))
+        inputs(features, event(2, 1))
     features.connect()
     assert inputs(features, event(3, 2))["customer_count_5m"] == 2.0
 
 
 def test_a_restarted_service_knows_what_was_before(home: Settings, features: StoredFeatures) -> None:
-    features.vector(event(1))
+    inputs(features, event(1))
     features.close()
     again = StoredFeatures(home)
     again.connect()

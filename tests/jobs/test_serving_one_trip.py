@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -31,6 +32,11 @@ NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)
 def event(number: int, seconds: float = 0.0, customer: int = 5, terminal: int = 5) -> Event:
     """Transaction `number`, so many seconds after noon; a 5 has a stored row of the midnight before."""
     return Event(number, NOON + timedelta(seconds=seconds), customer, terminal, 20_00 + number)
+
+
+def vector_of(features: StoredFeatures, asked: Event) -> list[float]:
+    """From a loop of its own."""
+    return asyncio.run(features.vector(asked))
 
 
 @pytest.fixture(scope="module")
@@ -67,8 +73,8 @@ def test_one_trip_gives_what_both_stores_give_by_themselves(
             stored = alone.read(customer, terminal, asked.event_time)
             expected = assemble(asked.amount_minor, asked.event_time, stored, velocity.peek(asked))
             np.testing.assert_array_equal(features.peek(asked), expected)
-            np.testing.assert_array_equal(features.vector(asked), expected)
-    named = dict(zip(features.names, features.vector(event(999, 30_000)), strict=True))
+            np.testing.assert_array_equal(vector_of(features, asked), expected)
+    named = dict(zip(features.names, vector_of(features, event(999, 30_000)), strict=True))
     assert named["customer_amount_mean_7d"] == 2.0
     assert named["customer_count_24h"] > 5
 
@@ -76,9 +82,9 @@ def test_one_trip_gives_what_both_stores_give_by_themselves(
 def test_a_redis_that_forgot_the_scripts_is_taught_them_again(
     features: StoredFeatures, client: Redis
 ) -> None:
-    features.vector(event(1))
+    vector_of(features, event(1))
     client.script_flush()
-    named = dict(zip(features.names, features.vector(event(2, 1)), strict=True))
+    named = dict(zip(features.names, vector_of(features, event(2, 1)), strict=True))
     assert (named["customer_count_5m"], named["customer_missing"], named["velocity_missing"]) == (
         1.0,
         0.0,
@@ -87,9 +93,9 @@ def test_a_redis_that_forgot_the_scripts_is_taught_them_again(
 
 
 def test_a_connection_that_was_cut_is_opened_again_at_once(features: StoredFeatures, client: Redis) -> None:
-    features.vector(event(1))
+    vector_of(features, event(1))
     client.client_kill_filter(_type="normal", skipme=True)
-    named = dict(zip(features.names, features.vector(event(2, 1)), strict=True))
+    named = dict(zip(features.names, vector_of(features, event(2, 1)), strict=True))
     assert (named["customer_count_5m"], named["velocity_missing"]) == (1.0, 0.0)
 
 
@@ -97,14 +103,14 @@ def test_where_only_velocity_has_trouble_the_stored_features_are_still_there(
     features: StoredFeatures, client: Redis
 ) -> None:
     client.set("velocity:{customer:5}:events", "not a sorted set")
-    named = dict(zip(features.names, features.vector(event(1)), strict=True))
+    named = dict(zip(features.names, vector_of(features, event(1)), strict=True))
     assert named["velocity_missing"] == 1.0
     assert all(math.isnan(named[name]) for name in VELOCITY_FEATURES)
     assert {named[name] for name in STORED_FEATURES} == {2.0}
     assert "WRONGTYPE" in features.troubles()["velocity"]
     client.delete("velocity:{customer:5}:events")
     features.connect()
-    assert dict(zip(features.names, features.vector(event(2, 1)), strict=True))["velocity_missing"] == 0.0
+    assert dict(zip(features.names, vector_of(features, event(2, 1)), strict=True))["velocity_missing"] == 0.0
 
 
 def test_an_answer_that_is_an_error_leaves_the_others_in_their_places(settings: Settings) -> None:

@@ -1,0 +1,119 @@
+"""Redis from an event loop: each request has its own answers, and none waits for another one's."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+
+import pytest
+import uvloop
+from redis import Redis
+from redis.exceptions import ConnectionError as Unconnected
+from redis.exceptions import ResponseError
+from redis.exceptions import TimeoutError as Silent
+
+from jobs.features.redis_client import connect
+from jobs.features.redis_loop import LoopWire
+from tests.redis_server import RedisServer
+
+pytest_plugins = ("tests.redis_server",)
+WAITS = 0.5
+
+
+@pytest.fixture
+def client(redis_server: RedisServer) -> Iterator[Redis]:
+    with connect(redis_server.url) as client:
+        yield client
+
+
+@pytest.fixture
+def wire(redis_server: RedisServer) -> LoopWire:
+    return LoopWire(redis_server.url, WAITS)
+
+
+def test_an_answer_that_is_an_error_leaves_the_others_in_their_places(wire: LoopWire) -> None:
+    async def asked() -> None:
+        first, second, third = await wire.ask([("SET", "a", b"1"), ("LPUSH", "a", b"x"), ("GET", "a")])
+        assert (first, third) == (b"OK", b"1")
+        assert isinstance(second, ResponseError)
+
+    uvloop.run(asked())
+
+
+def test_requests_that_are_on_their_way_together_have_each_their_own_answers(wire: LoopWire) -> None:
+    async def one(number: int) -> None:
+        name = f"many:{number}"
+        answers = await wire.ask([("SET", name, number), ("GET", name), ("MGET", name, "many:nobody")])
+        assert answers == [b"OK", b"%d" % number, [b"%d" % number, None]]
+
+    async def asked() -> None:
+        await asyncio.gather(*map(one, range(500)))
+
+    uvloop.run(asked())
+
+
+def test_a_request_that_is_given_up_takes_no_answer_of_another_one(wire: LoopWire) -> None:
+    async def asked() -> None:
+        given_up = asyncio.ensure_future(wire.ask([("SET", "b", b"2")]))
+        await asyncio.sleep(0)
+        given_up.cancel()
+        assert await wire.ask([("ECHO", "next")]) == [b"next"]
+
+    uvloop.run(asked())
+
+
+def test_a_question_larger_than_the_sockets_buffers_goes_out_in_parts(wire: LoopWire) -> None:
+    large = bytes(range(256)) * 65_536
+
+    async def asked() -> None:
+        kept, small, found = await asyncio.gather(
+            wire.ask([("SET", "large", large)]), wire.ask([("ECHO", "small")]), wire.ask([("GET", "large")])
+        )
+        assert (kept, small) == ([b"OK"], [b"small"])
+        assert found == [large]
+
+    uvloop.run(asked())
+
+
+def test_a_connection_that_was_cut_is_opened_again_at_once(wire: LoopWire, client: Redis) -> None:
+    async def asked() -> None:
+        await wire.ask([("ECHO", "before")])
+        client.client_kill_filter(_type="normal", skipme=True)
+        assert await asyncio.gather(*(wire.ask([("ECHO", "after")]) for _ in range(5))) == [[b"after"]] * 5
+
+    uvloop.run(asked())
+
+
+def test_a_silent_redis_is_asked_once_and_everybody_told_in_time(wire: LoopWire, client: Redis) -> None:
+    async def asked() -> None:
+        await wire.ask([("ECHO", "before")])
+        client.client_pause(1500, all=True)
+        start = time.monotonic()
+        told = await asyncio.gather(*(wire.ask([("ECHO", "x")]) for _ in range(3)), return_exceptions=True)
+        assert [type(each) for each in told] == [Silent] * 3
+        assert time.monotonic() - start < 2 * WAITS
+        client.client_unpause()
+        assert await wire.ask([("ECHO", "after")]) == [b"after"]
+
+    uvloop.run(asked())
+
+
+def test_another_loop_has_a_connection_of_its_own(wire: LoopWire) -> None:
+    async def asked() -> list[object]:
+        return await wire.ask([("ECHO", "here")])
+
+    assert [uvloop.run(asked()), uvloop.run(asked())] == [[b"here"]] * 2
+
+
+def test_closing_tells_who_waits(wire: LoopWire, client: Redis) -> None:
+    async def asked() -> None:
+        await wire.ask([("ECHO", "before")])
+        client.client_pause(400, all=True)
+        waiting = asyncio.ensure_future(wire.ask([("ECHO", "x")]))
+        await asyncio.sleep(0.05)
+        await asyncio.to_thread(wire.close)
+        with pytest.raises((Unconnected, Silent)):
+            await waiting
+
+    uvloop.run(asked())
