@@ -21,7 +21,8 @@ def leave(status: int) -> NoReturn:
     logging.shutdown()
     for stream in (sys.stdout, sys.stderr):
         try:
-            stream.flush()
-        except BrokenPipeError:  # whoever read us has gone, as in `sluice … | head`
+            if stream is not None and not stream.closed:
+                stream.flush()
+        except OSError:  # whoever read us has gone, as in `sluice … | head`
             status = status or 1
     os._exit(status)

@@ -9,13 +9,14 @@ An encrypted connection cannot be read piece by piece: there each request waits 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
-import ssl
 from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
 import hiredis
+from redis import SSLConnection
 from redis.exceptions import ConnectionError as Unconnected
 from redis.exceptions import NoScriptError, ResponseError
 from redis.exceptions import TimeoutError as Silent
@@ -25,32 +26,39 @@ from jobs.features.redis_wire import Command, Wire
 
 RECEIVED = 1 << 16
 NOT_YET = object()
+CLOSED = "the connection to Redis was closed"
 
 
 class LoopWire:
-    """Asks from a running event loop; a second loop gets a connection of its own."""
+    """Asks from a running event loop; another loop takes the connection's place with one of its own.
+
+    It connects at once, in whichever thread makes it: no request waits for that unless a connection is lost.
+    """
 
     def __init__(self, address: str, waits: float) -> None:
-        self._pool = connect(address, waits).connection_pool
-        self._waits = waits
+        pool = connect(address, waits).connection_pool
+        self._kind, self._options = pool.connection_class, pool.connection_kwargs
+        self._encrypted = issubclass(self._kind, SSLConnection)
         self._wire = Wire(address, waits)
         self._line: _Line | None = None
+        self._opening: asyncio.Task[_Line] | None = None
         self._closed = False
+        self._ready: Any = None if self._encrypted else self._connected()
 
     async def ask(self, commands: Sequence[Command]) -> list[Any]:
         """The answers of the commands, after one round trip."""
+        if self._encrypted:
+            return self._wire.ask(commands)
         text = b"".join([hiredis.pack_command(command) for command in commands])  # type: ignore[arg-type]
         for last in (False, True):
             if self._closed:
-                raise Unconnected("the connection to Redis was closed")
-            line = self._line
-            if line is None or line.ended or line.loop is not asyncio.get_running_loop():
-                connection: Any = self._pool.make_connection()
-                connection.connect()
-                if isinstance(connection._sock, ssl.SSLSocket):
-                    connection.disconnect()
-                    return self._wire.ask(commands)
-                line = self._line = _Line(connection, asyncio.get_running_loop(), self._waits)
+                raise Unconnected(CLOSED)
+            line, loop = self._line, asyncio.get_running_loop()
+            if line is None or line.ended or line.loop is not loop:
+                opening = self._opening
+                if opening is None or opening.done() or opening.get_loop() is not loop:
+                    opening = self._opening = loop.create_task(self._open(loop))
+                line = await asyncio.shield(opening)  # one attempt for all who wait for it
             try:
                 return await line.ask(text, len(commands))
             except Unconnected:
@@ -62,9 +70,34 @@ class LoopWire:
         """Let go of the connection for good, from whatever thread; who waits for an answer is told."""
         self._closed = True
         self._wire.close()
+        ready, self._ready = self._ready, None
+        if ready is not None:
+            ready.disconnect()
+        self._end_line()
+
+    def _connected(self) -> Any:
+        """A connection outside the pool, which counts those that it has made."""
+        connection: Any = self._kind(**self._options)
+        connection.connect()
+        return connection
+
+    async def _open(self, loop: asyncio.AbstractEventLoop) -> _Line:
+        self._end_line()
+        ready, self._ready = self._ready, None
+        if ready is None:
+            ready = await loop.run_in_executor(None, self._connected)
+        line = _Line(ready, loop, float(self._options["socket_timeout"]))
+        if self._closed:
+            line.end(Unconnected(CLOSED))
+            raise Unconnected(CLOSED)
+        self._line = line
+        return line
+
+    def _end_line(self) -> None:
         line, self._line = self._line, None
-        if line is not None and not line.loop.is_closed():
-            line.loop.call_soon_threadsafe(line.end, Unconnected("the connection to Redis was closed"))
+        if line is not None:
+            with contextlib.suppress(RuntimeError):  # its loop has ended, and the connection with it
+                line.loop.call_soon_threadsafe(line.end, Unconnected(CLOSED))
 
 
 class _Asked:
@@ -96,6 +129,9 @@ class _Line:
     def ask(self, text: bytes, count: int) -> asyncio.Future[list[Any]]:
         """The answers that will be there."""
         asked = _Asked(self.loop.create_future(), count, self.loop.time())
+        if self.ended:
+            asked.found.set_exception(Unconnected(CLOSED))
+            return asked.found
         self._waiting.append(asked)
         if self._watch is None:
             self._watch = self.loop.call_later(self._waits, self._look)
@@ -114,11 +150,11 @@ class _Line:
         self.loop.remove_writer(self._socket)
         if self._watch is not None:
             self._watch.cancel()
-        self._connection.disconnect()
         for asked in self._waiting:
             if not asked.found.done():
                 asked.found.set_exception(error)
         self._waiting.clear()
+        self._connection.disconnect()
 
     def _send(self, text: bytes | bytearray) -> None:
         try:
@@ -138,33 +174,47 @@ class _Line:
     def _send_rest(self) -> None:
         self._send(self._unsent)
 
-    def _read(self) -> None:
+    def _read(self) -> bool:
+        """Hand out what has come; False where nothing had."""
         try:
             data = self._socket.recv(RECEIVED)
         except BlockingIOError:
-            return
+            return False
         except OSError as error:
             self.end(Unconnected(f"Redis: {error.strerror or error}"))
-            return
+            return False
         if not data:
             self.end(Unconnected("Redis has closed the connection"))
-            return
+            return False
         try:
             self._reader.feed(data)
-            while self._waiting and (answer := self._reader.gets()) is not NOT_YET:
-                asked = self._waiting[0]
-                asked.answers.append(answer)
-                if len(asked.answers) == asked.count:
-                    self._waiting.popleft()
-                    if not asked.found.done():  # a request that was given up
-                        asked.found.set_result(asked.answers)
+            while not self.ended and (answer := self._reader.gets()) is not NOT_YET:
+                if not isinstance(answer, hiredis.PushNotification):
+                    self._hand_out(answer)
         except hiredis.HiredisError as error:
             self.end(Unconnected(f"Redis answers in no way that is known: {error}"))
+        return True
+
+    def _hand_out(self, answer: Any) -> None:
+        if not self._waiting:  # the next request would take it for its own
+            self.end(Unconnected("Redis has answered what nobody asked"))
+            return
+        asked = self._waiting[0]
+        asked.answers.append(answer)
+        if len(asked.answers) == asked.count:
+            self._waiting.popleft()
+            if not asked.found.done():  # a request that was given up
+                asked.found.set_result(asked.answers)
 
     def _look(self) -> None:
-        """Give up where the oldest question has no answer in time: the later ones are behind it."""
+        """Give up where the oldest question has no answer in time: the later ones are behind it.
+
+        A loop that was held up finds the answers still in the socket: that is no silence of Redis.
+        """
         self._watch = None
-        if not self._waiting:
+        while self._waiting and self._waiting[0].since + self._waits <= self.loop.time() and self._read():
+            pass
+        if self.ended or not self._waiting:
             return
         left = self._waiting[0].since + self._waits - self.loop.time()
         if left <= 0:

@@ -10,6 +10,7 @@ is recorded even so.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import math
@@ -160,6 +161,8 @@ class StoredFeatures:
             velocity, stored = self._asked(event, record=record)
         if velocity is not None:
             self._last.keep(event, velocity)
+        if stored is None and self._one_redis and self._reader is not None:
+            return await asyncio.to_thread(self._assembled, event, velocity, None)  # a client that waits
         return self._assembled(event, velocity, stored)
 
     def peek(self, event: Event) -> list[float]:

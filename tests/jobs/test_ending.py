@@ -44,3 +44,9 @@ def test_what_was_to_be_done_at_the_end_is_done() -> None:
     code = "import atexit; from jobs.ending import leave; atexit.register(print, 'tidied'); leave(3)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (3, "tidied\n")
+
+
+def test_a_closed_output_is_no_failure() -> None:
+    code = "from jobs.ending import leave; leave(0)"
+    done = subprocess.run(f"exec {sys.executable} -c '{code}' >&- 2>&-", shell=True, cwd=ROOT, check=False)  # noqa: S602
+    assert done.returncode == 0

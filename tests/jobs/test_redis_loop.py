@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import uvloop
@@ -15,6 +16,7 @@ from redis.exceptions import TimeoutError as Silent
 
 from jobs.features.redis_client import connect
 from jobs.features.redis_loop import LoopWire
+from tests.fake_redis import echoes, encrypted
 from tests.redis_server import RedisServer
 
 pytest_plugins = ("tests.redis_server",)
@@ -117,3 +119,45 @@ def test_closing_tells_who_waits(wire: LoopWire, client: Redis) -> None:
             await waiting
 
     uvloop.run(asked())
+
+
+def test_a_loop_that_was_held_up_is_no_silence_of_redis(wire: LoopWire, client: Redis) -> None:
+    client.set("long", b"x" * 1500)
+
+    async def asked() -> None:
+        await wire.ask([("ECHO", "before")])
+        waiting = [asyncio.ensure_future(wire.ask([("GET", "long")])) for _ in range(200)]
+        await asyncio.sleep(0)
+        time.sleep(WAITS + 0.1)
+        assert await asyncio.gather(*waiting) == [[b"x" * 1500]] * 200
+
+    uvloop.run(asked())
+
+
+def test_what_nobody_asked_for_is_no_answer_to_the_next_one() -> None:
+    words = ["one", "two", "three", "four"]
+
+    async def asked(port: int) -> None:
+        wire = LoopWire(f"127.0.0.1:{port}", WAITS)
+        for word in words:
+            assert await wire.ask([("ECHO", word)]) == [word.encode()]
+            await asyncio.sleep(0.05)
+        wire.close()
+
+    for unasked in (b"+what nobody asked\r\n", b">2\r\n+MIGRATING\r\n:5\r\n"):
+        with echoes(unasked) as port:
+            uvloop.run(asked(port))
+
+
+def test_an_encrypted_connection_is_kept_too(redis_server: RedisServer, tmp_path: Path) -> None:
+    connections: list[int] = []
+
+    async def asked(address: str) -> None:
+        wire = LoopWire(f"{address},password={redis_server.password},max_connections=3", 5.0)
+        for number in range(10):
+            assert await wire.ask([("ECHO", f"{number}")]) == [b"%d" % number]
+        wire.close()
+
+    with encrypted(redis_server.port, tmp_path, connections) as address:
+        uvloop.run(asked(address))
+    assert len(connections) == 1
