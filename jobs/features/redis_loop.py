@@ -38,16 +38,15 @@ class LoopWire:
     def __init__(self, address: str, waits: float) -> None:
         pool = connect(address, waits).connection_pool
         self._kind, self._options = pool.connection_class, pool.connection_kwargs
-        self._encrypted = issubclass(self._kind, SSLConnection)
-        self._wire = Wire(address, waits)
+        self._wire = Wire(address, waits) if issubclass(self._kind, SSLConnection) else None
         self._line: _Line | None = None
         self._opening: asyncio.Task[_Line] | None = None
         self._closed = False
-        self._ready: Any = None if self._encrypted else self._connected()
+        self._ready: Any = self._connected() if self._wire is None else None
 
     async def ask(self, commands: Sequence[Command]) -> list[Any]:
         """The answers of the commands, after one round trip."""
-        if self._encrypted:
+        if self._wire is not None:
             return self._wire.ask(commands)
         text = b"".join([hiredis.pack_command(command) for command in commands])  # type: ignore[arg-type]
         for last in (False, True):
@@ -69,7 +68,8 @@ class LoopWire:
     def close(self) -> None:
         """Let go of the connection for good, from whatever thread; who waits for an answer is told."""
         self._closed = True
-        self._wire.close()
+        if self._wire is not None:
+            self._wire.close()
         ready, self._ready = self._ready, None
         if ready is not None:
             ready.disconnect()

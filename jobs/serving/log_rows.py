@@ -105,7 +105,7 @@ def is_usable(row: Prediction) -> bool:
 def feature_lists(rows: Sequence[Sequence[float] | None]) -> pa.Array:
     """One list of float64 a row; what is not finite is null."""
     lengths = [0 if row is None else len(row) for row in rows]
-    blocks = [row if isinstance(row, array) else array("d", row) for row in rows if row is not None]
+    blocks = [array("d", row) for row in rows if row is not None]
     values = np.frombuffer(b"".join(blocks), dtype=np.float64)
     offsets = np.zeros(len(rows) + 1, dtype=np.int32)
     np.cumsum(lengths, out=offsets[1:])

@@ -36,9 +36,8 @@ if TYPE_CHECKING:
 
 LOGGER = logging.getLogger("sluice.serving")
 FORGET_SECONDS = 10.0
-Asked = tuple[
-    list[float] | None, tuple[float, ...] | None
-]  # velocity and stored features, as far as they came
+# velocity and stored features, as far as they came
+Asked = tuple[list[float] | None, tuple[float, ...] | None]
 MINOR_UNITS = 100
 BOUNDED = {"transaction_id": 1, "customer_id": 1, "terminal_id": 1, "amount_minor": MINOR_UNITS}
 
