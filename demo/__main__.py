@@ -19,7 +19,7 @@ from demo.story import tell
 from jobs.conf.settings import Settings, load_settings
 from jobs.core import SluiceError
 from jobs.ending import leave
-from stack.command import down, start_service, up
+from stack.command import down, start_services, up
 from stack.environment import ADMIN, APPROVER, password_file, secret, without_proxy
 from stack.services import ACCESS_KEY, OBJECT_STORAGE
 
@@ -108,7 +108,7 @@ def _refuse_a_used_home(settings: Settings) -> None:
 
 def _run(plan: Plan, settings: Settings) -> int:
     if plan.simulated:
-        start_service(settings, os.environ, OBJECT_STORAGE)
+        start_services(settings, os.environ, OBJECT_STORAGE)
         say(f"simulated transactions, {plan.first} to {plan.last}, are delivered")
         upstream.deliver(plan, settings.home)
     up(settings, os.environ)

@@ -71,9 +71,9 @@ def up(settings: Settings, environment: Mapping[str, str]) -> None:
     _start(settings, environment, services(settings))
 
 
-def start_service(settings: Settings, environment: Mapping[str, str], name: str) -> None:
-    """Start one server by its name and wait until it is ready."""
-    _start(settings, environment, [service for service in services(settings) if service.name == name])
+def start_services(settings: Settings, environment: Mapping[str, str], *names: str) -> None:
+    """Start servers by their names and wait until they are ready."""
+    _start(settings, environment, [service for service in services(settings) if service.name in names])
 
 
 def _start(settings: Settings, environment: Mapping[str, str], wanted: list[Service]) -> None:

@@ -122,6 +122,8 @@ def _airflow(settings: Settings) -> dict[str, str]:
         "WORKERS__EXECUTION_API_TIMEOUT": "75",
         "SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.2",
         "SCHEDULER__ENABLE_HEALTH_CHECK": "False",
+        # what a killed scheduler was at is begun again a minute after its next start, not five
+        "SCHEDULER__ORPHANED_TASKS_CHECK_INTERVAL": "30",
         "DAG_PROCESSOR__PARSING_PROCESSES": "1",
         "DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "60",
         "DAG_PROCESSOR__REFRESH_INTERVAL": "30",

@@ -62,19 +62,21 @@ def running_pid(folder: ProcessFolder, name: str) -> int | None:
 
 
 def stop(folder: ProcessFolder, name: str, patience_seconds: float = 20.0) -> bool:
-    """Stop a process and all that it started: asked first, then killed. True where there was one.
+    """Stop a process and all that it started: asked first, unless there is no patience, then killed.
+
+    True where there was one.
 
     Children that lead groups of their own, as Airflow's tasks do, still belong to the process's session; and
     they are found when the process itself has died before them.
     """
     leader = running_pid(folder, name)
     session = leader or _session_left_behind(folder, name)
-    if leader is not None:
+    if leader is not None and patience_seconds > 0:
         _signal_group(leader, signal.SIGTERM)
     deadline = time.monotonic() + patience_seconds
     while session and (members := _members(session)):
         _reap(session)
-        if time.monotonic() > deadline or leader is None:
+        if time.monotonic() >= deadline or leader is None:
             for pid in members:
                 _signal(pid, signal.SIGKILL)
         time.sleep(0.05)

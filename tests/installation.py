@@ -12,7 +12,7 @@ from demo import upstream
 from demo.plan import Plan
 from jobs.conf.settings import Settings, load_settings, settings
 from jobs.spark import close_session
-from stack.command import down, start_service, up
+from stack.command import down, start_services, up
 from stack.environment import secret
 from stack.services import ACCESS_KEY, OBJECT_STORAGE
 
@@ -59,7 +59,7 @@ def installed(home: Path, plan: Plan, overlay: str) -> Iterator[Settings]:
     os.environ["AWS_SECRET_ACCESS_KEY"] = secret(ours, "s3_secret")
     settings.cache_clear()
     try:
-        start_service(ours, os.environ, OBJECT_STORAGE)
+        start_services(ours, os.environ, OBJECT_STORAGE)
         upstream.deliver(plan, home)
         up(ours, os.environ)
         yield ours

@@ -9,7 +9,7 @@ sort as numbers do (amounts too, which are never negative), and the transaction'
     velocity:{NAME:ID}:sums     hash: bucket of nine minutes -> count, sum and sum of squares of its amounts
     velocity:{NAME:ID}:pairs    sorted set, of customers only: the other entity's id, time, transaction_id
 What is older than the entity's memory goes when it is written to, and all of it once it is idle that long.
-Errors: redis.RedisError while Redis does not answer.
+Errors: redis.RedisError while Redis does not answer; UnreadableError where a key holds what we never wrote.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from jobs.features.velocity_store import (
     Event,
     Row,
     Sums,
+    UnreadableError,
     chunks_of,
     kept_from,
     row_of,
@@ -258,15 +259,24 @@ def _forgot(answers: Sequence[Any]) -> bool:
 
 def _told(event: Event, answers: list[Any], beside: bool) -> tuple[list[float], list[bytes | None]]:
     """Velocity features and the rows beside them, from the answers of `_commands`."""
-    for answer in answers:
-        if isinstance(answer, Exception):
-            raise answer
     stored = answers.pop(0) if beside else []
+    if isinstance(stored, Exception):
+        raise stored
     found, pairs = {}, []
     for entity, answer in zip(PLANS, answers, strict=True):
+        if isinstance(answer, Exception):
+            raise _unreadable(entity, event, answer) if "WRONGTYPE" in str(answer) else answer
         found[entity], pair = _found(entity, answer)
         pairs.append(pair)
     return velocity_of(row_of(event)[1], found, pairs[0]), stored
+
+
+def _unreadable(entity: Entity, event: Event, error: Exception) -> UnreadableError:
+    key = event.customer_id if entity == "customer" else event.terminal_id
+    return UnreadableError(
+        f"{entity} {key} has keys that no Sluice wrote, and no velocity features until the keys "
+        f"velocity:{{{entity}:{key}}}:* are deleted: {error}"
+    )
 
 
 def _now() -> int:

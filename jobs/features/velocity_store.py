@@ -48,6 +48,10 @@ class Event(NamedTuple):
     amount_minor: int
 
 
+class UnreadableError(Exception):
+    """What is kept of one customer or terminal cannot be read; the store answers for all others."""
+
+
 class VelocityStore(Protocol):
     """What a store does; safe to share between threads."""
 

@@ -28,7 +28,13 @@ from jobs.conf.settings import Settings
 from jobs.core import SluiceError
 from jobs.features.declarations import FEATURE_VERSION, MODEL_FEATURES, VELOCITY, VELOCITY_FEATURES
 from jobs.features.request import assemble, assemble_values
-from jobs.features.velocity_store import Event, VelocityStore, longest_memory, open_velocity_store
+from jobs.features.velocity_store import (
+    Event,
+    UnreadableError,
+    VelocityStore,
+    longest_memory,
+    open_velocity_store,
+)
 
 if TYPE_CHECKING:
     from jobs.features.online import OnlineFeatures
@@ -249,6 +255,9 @@ class StoredFeatures:
 
     def _gone(self, store: VelocityStore, error: Exception) -> Asked:
         """Let go of a store that failed; the background opens it again."""
+        if isinstance(error, UnreadableError):  # nobody else is to miss the store for that
+            LOGGER.warning("velocity store: %s", error)
+            return None, None
         if self._velocity is store:  # and not one that was opened while others waited for this one
             self._velocity = None
             self._note(error)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from jobs.promotion import state as registry
-from stack.command import start_service
+from stack.command import start_services
 from stack.processes import ProcessFolder
 from stack.processes import stop as stop_process
 from tests.faults.load import Exchange, Load, in_time
@@ -175,7 +175,7 @@ def airflow_outage(ours: World) -> Outage:
     name = "airflow-api"
 
     def start() -> None:
-        start_service(ours.settings, ours.environment, name)
+        start_services(ours.settings, ours.environment, name)
 
     def stop() -> None:
         stop_process(ProcessFolder(ours.settings.home), name)

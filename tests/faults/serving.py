@@ -16,11 +16,12 @@ from jobs.conf.settings import load_settings
 from jobs.promotion import roll_back
 from jobs.serving.prediction_log import LOST_SECONDS
 from tests.benchmarks.__main__ import Case
-from tests.faults import canaries, canaries_http, flips, outages, restarts
+from tests.faults import canaries, canaries_http, flips, outages, restarts, scheduler_kills
 from tests.faults.canaries_http import BACK_SECONDS, FOLLOW_SECONDS, Story
 from tests.faults.cases import none, within
 from tests.faults.outages import RECOVERED_SECONDS, Outage
 from tests.faults.restarts import Restart
+from tests.faults.scheduler_kills import GOES_ON_SECONDS
 from tests.faults.servers import World, start_all, world
 from tests.faults.stored_lake import lake_on_s3
 from tests.faults.versions import FAULTS
@@ -29,6 +30,10 @@ from tests.s3_server import free_port
 KILLS, OVERS, STOPS, NULLS = 8, 3, 2, 3
 MOVES, TIMED_MOVES = 100, 20
 TRIALS = 200  # simulated promotions of each kind
+AIRFLOW_KILLS = (  # in one promotion each: the step, and what its task is doing
+    {"shadow": "deferred", "canary_5": "deferred", "canary_25": "deferred", "canary_50": "deferred"},
+    {"canary_5": "running", "canary_50": "running"},
+)
 console = Console()
 Found = tuple[list[Case], list[str]]
 
@@ -41,7 +46,7 @@ def run(folder: Path) -> Found:
     home = home.model_copy(update={"airflow_uri": f"http://127.0.0.1:{free_port()}"})
     with world(folder / "world", home, replicas=2, mlflow_server=True) as ours:
         start_all(ours)
-        for scenario in (_outages, _aliases, _restarts, _bad_canaries, _null_canaries, _way_back):
+        for scenario in SCENARIOS:
             found, wrong = _told(scenario, ours)
             cases += found
             problems += wrong
@@ -180,6 +185,22 @@ def _null_canaries(ours: World) -> Found:
     return [none(f"of {NULLS} identical canaries over HTTP rolled back", back)], problems
 
 
+def _airflow_kills(ours: World) -> Found:
+    canaries_http.settle(ours)
+    with scheduler_kills.airflow_of(ours) as airflow:
+        promotions = [scheduler_kills.promoted(ours, airflow, kills) for kills in AIRFLOW_KILLS]
+    kills = [kill for each in promotions for kill in each.kills]
+    problems = [problem for each in promotions for problem in each.problems]
+    cases = [
+        none(f"Airflow killed {len(kills)} times in {len(promotions)} promotions: problems", len(problems))
+    ]
+    for state in ("deferred", "running"):
+        slowest = max((kill.seconds for kill in kills if kill.task_state == state), default=0.0)
+        name = f"Airflow killed while a step's task was {state}: looked at again after its start"
+        cases.append(within(name, slowest, GOES_ON_SECONDS))
+    return cases, problems
+
+
 def _way_back(ours: World) -> Found:
     problems, seconds = canaries_http.way_back(ours)
     cases = [
@@ -187,3 +208,6 @@ def _way_back(ours: World) -> Found:
         within("champion taken back by hand: all replicas serve the one before", seconds, FOLLOW_SECONDS),
     ]
     return cases, problems
+
+
+SCENARIOS = (_outages, _aliases, _restarts, _bad_canaries, _null_canaries, _way_back, _airflow_kills)

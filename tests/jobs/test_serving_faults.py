@@ -11,10 +11,12 @@ import pytest
 
 from jobs.conf.settings import load_settings
 from tests import redis_server
-from tests.faults import canaries_http, flips, outages, restarts
+from tests.faults import canaries_http, flips, outages, restarts, scheduler_kills
 from tests.faults.canaries_http import BACK_SECONDS, FOLLOW_SECONDS
+from tests.faults.scheduler_kills import GOES_ON_SECONDS
 from tests.faults.servers import World, start_all, world
 from tests.faults.versions import Fault
+from tests.s3_server import free_port
 
 SEED = 1
 FAULT: Fault = "miscalibrated"
@@ -26,7 +28,9 @@ def ours(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     if redis_server.binary() is None:
         pytest.skip(redis_server.NOWHERE)
     folder = tmp_path_factory.mktemp("served")
-    with world(folder, load_settings({"SLUICE_HOME": str(folder / "home")}), replicas=2) as made:
+    home = load_settings({"SLUICE_HOME": str(folder / "home")})
+    home = home.model_copy(update={"airflow_uri": f"http://127.0.0.1:{free_port()}"})
+    with world(folder, home, replicas=2, mlflow_server=True) as made:
         start_all(made)
         canaries_http.settle(made)
         yield made
@@ -58,3 +62,11 @@ def test_aliases_moved_by_many_hands_never_leave_a_request_without_its_model(our
 
 def test_a_killed_replica_comes_back_with_the_same_champion_step_and_customers(ours: World) -> None:
     assert restarts.killed(ours, flips.cast(ours), SEED).problems == ()
+
+
+def test_a_promotion_goes_on_where_it_waited_when_scheduler_and_triggerer_were_killed(ours: World) -> None:
+    with scheduler_kills.airflow_of(ours) as airflow:
+        found = scheduler_kills.promoted(ours, airflow, {"canary_5": "deferred"})
+    assert found.problems == ()
+    assert [(kill.step, kill.task_state) for kill in found.kills] == [("canary_5", "deferred")]
+    assert found.kills[0].seconds < GOES_ON_SECONDS

@@ -99,16 +99,36 @@ def test_a_connection_that_was_cut_is_opened_again_at_once(features: StoredFeatu
     assert (named["customer_count_5m"], named["velocity_missing"]) == (1.0, 0.0)
 
 
-def test_where_only_velocity_has_trouble_the_stored_features_are_still_there(
-    features: StoredFeatures, client: Redis
+@pytest.mark.parametrize("key", ["events", "known", "sums"])
+def test_where_one_customers_keys_are_spoiled_he_alone_has_no_velocity(
+    features: StoredFeatures, client: Redis, caplog: pytest.LogCaptureFixture, key: str
 ) -> None:
-    client.set("velocity:{customer:5}:events", "not a sorted set")
+    spoiled = f"velocity:{{customer:5}}:{key}"
+    client.set(spoiled, "what no Sluice wrote")
     named = dict(zip(features.names, vector_of(features, event(1)), strict=True))
     assert named["velocity_missing"] == 1.0
     assert all(math.isnan(named[name]) for name in VELOCITY_FEATURES)
     assert {named[name] for name in STORED_FEATURES} == {2.0}
-    assert "WRONGTYPE" in features.troubles()["velocity"]
-    client.delete("velocity:{customer:5}:events")
+    assert "velocity:{customer:5}:* are deleted" in caplog.text
+    assert features.troubles() == {"online": "", "velocity": ""}
+    for asked, missing in ((event(2, 1, customer=7, terminal=6), 0.0), (event(3, 2), 1.0)):
+        named = dict(zip(features.names, vector_of(features, asked), strict=True))
+        assert named["velocity_missing"] == missing
+    client.delete(spoiled)
+    assert dict(zip(features.names, vector_of(features, event(4, 3)), strict=True))["velocity_missing"] == 0.0
+
+
+def test_where_redis_refuses_to_record_the_stored_features_are_still_there(
+    settings: Settings, features: StoredFeatures, client: Redis
+) -> None:
+    client.config_set("min-replicas-to-write", 1)  # what a Redis does that has lost its replicas
+    try:
+        named = dict(zip(features.names, vector_of(features, event(1)), strict=True))
+        assert named["velocity_missing"] == 1.0
+        assert {named[name] for name in STORED_FEATURES} == {2.0}
+        assert "NOREPLICAS" in features.troubles()["velocity"]
+    finally:
+        client.config_set("min-replicas-to-write", 0)
     features.connect()
     assert dict(zip(features.names, vector_of(features, event(2, 1)), strict=True))["velocity_missing"] == 0.0
 
