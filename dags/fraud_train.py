@@ -3,6 +3,7 @@
 **In:** matured labels, transactions and features as they were known. **Out:** a version in the MLflow
 registry whose tags carry the gate's verdict and its reasons. Training never promotes.
 
+**If it is skipped:** too little has matured since the last training for the weekly one.
 **If it fails:** the champion stays. A closed gate is no failure: the version is registered as *blocked*, and
 its tags say why. Run it again from any task; a tuning that was killed resumes.
 """
@@ -28,7 +29,7 @@ WORKERS = [{"worker": worker} for worker in range(policy_of(settings()).tuning.w
     params={
         "day": DAY_PARAM,
         "reason": optional_text(
-            "Reason", "why this model is trained; empty: the event's, or weekly", maxLength=500
+            "Reason", "why this model is trained; empty: the event's, weekly, or by hand", maxLength=500
         ),
         "drill": Param(
             "none",
@@ -46,7 +47,7 @@ WORKERS = [{"worker": worker} for worker in range(policy_of(settings()).tuning.w
 def fraud_train() -> None:
     common = {"day": TRAINING_DAY, "run": RUN}
     drill = "{{ params.drill }}"
-    labels = job("snapshot_labels", **common)
+    labels = job("snapshot_labels", **common, reason=TRAINING_REASON)
     frame = job("build_frame", **common, drill=drill, after=(labels,), pool=SPARK_POOL)
     study = mapped_job("tune_model", **common, over=WORKERS, after=(frame,), pool=TRAINING_POOL)
     xgboost = job("train_xgboost", **common, after=(study,), pool=TRAINING_POOL)

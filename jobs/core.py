@@ -89,6 +89,10 @@ class SluiceError(Exception):
     """
 
 
+class NothingToDo(SluiceError):
+    """There is nothing to do, for the reason given: no failure, and nothing that follows needs to run."""
+
+
 class GateClosed(SluiceError):
     """A gate did not pass. Trying again on the same input gives the same answer, so nobody retries it."""
 

@@ -34,9 +34,11 @@ class GateFailure(AirflowFailException):
 def call_job(job: str, arguments: dict[str, Any]) -> Receipt:
     """Run a job and translate its errors: a closed gate is final, everything else may be tried again.
 
+    A job that has nothing to do is skipped, with all that follows it.
+
     Empty arguments are left to the job's own defaults.
     """
-    from jobs.core import GateClosed, SluiceError
+    from jobs.core import GateClosed, NothingToDo, SluiceError
     from jobs.registry import run_job
 
     take_s3_connection()
@@ -45,6 +47,8 @@ def call_job(job: str, arguments: dict[str, Any]) -> Receipt:
         receipt = run_job(job, given)
     except GateClosed as error:
         raise GateFailure(str(error), error.report) from None
+    except NothingToDo as error:
+        raise AirflowSkipException(str(error)) from None
     except SluiceError as error:
         raise AirflowException(str(error)) from None
     log.info("receipt %s", receipt.model_dump_json())

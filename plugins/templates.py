@@ -1,5 +1,7 @@
 """Where a run's day, version and reason come from: Jinja expressions that DAGs hand to their jobs."""
 
+from jobs.conf.policy import WEEKLY
+
 # a run for a partition key (schedule, backfill, asset event), or a day typed in the trigger form
 PARTITION_DAY = "{{ partition_key or params.day }}"
 
@@ -17,7 +19,10 @@ TRAINING_DAY = (
     + _EVENT
     + ".day if triggering_asset_events else (logical_date - macros.timedelta(days=1)) | ds) }}"
 )
-TRAINING_REASON = "{{ params.reason or (" + _EVENT + ".reason if triggering_asset_events else 'weekly') }}"
+_BEGUN = f"('{WEEKLY}' if dag_run.run_type == 'scheduled' else 'by hand')"
+TRAINING_REASON = (
+    "{{ params.reason or (" + _EVENT + ".reason if triggering_asset_events else " + _BEGUN + ") }}"
+)
 
 # promotion: typed in, else the version to which the alias was moved
 OFFERED_VERSION = (

@@ -14,6 +14,7 @@ from jobs.conf.settings import Settings
 from jobs.core import SluiceError, StrictModel
 
 FOLDER = Path(__file__).parent
+WEEKLY = "weekly"  # the reason of a training that its schedule began, and nobody asked for
 Share = Field(ge=0.0, le=1.0)
 
 

@@ -22,7 +22,6 @@ from jobs.conf.contract import contract_of
 from jobs.conf.policy import Retrain, policy_of
 from jobs.conf.settings import Settings
 from jobs.core import DayParams, Receipt, Stopwatch, StrictModel, midnight
-from jobs.evaluation.transactions import known_transactions
 from jobs.lake.store import Lake, lake_of
 from jobs.lake.tables import REACTIONS
 from jobs.monitoring.curves import draw
@@ -39,7 +38,7 @@ from jobs.monitoring.figures import (
     read_champion,
     read_figures,
 )
-from jobs.promotion import state as registry
+from jobs.training.due import last_training, new_matured_rows, what_forbids
 
 READS: tuple[str, ...] = ("monitoring", "transactions", "registry")
 WRITES: tuple[str, ...] = ("reactions",)
@@ -88,7 +87,7 @@ def decide(
     causes = causes_to_retrain(today, yesterday)
     if causes:
         named = "; ".join(_named(each) for each in causes[:4])
-        waiting = _what_forbids(hours_since_training, new_rows, policy)
+        waiting = what_forbids(hours_since_training, new_rows, policy)
         if waiting:
             return Decision(decision=ALERT, reason=f"{named}; no retraining: {waiting}")
         return Decision(decision=RETRAIN, reason=named)
@@ -102,38 +101,10 @@ def _named(figure: Figure) -> str:
     return f"{figure.metric} of {figure.subject} {figure.status}: {figure.detail}".removesuffix(": ")
 
 
-def _what_forbids(hours: float | None, new_rows: int, policy: Retrain) -> str:
-    if hours is not None and hours < policy.cooldown_hours:
-        return f"{hours:.0f} h since the last one, cooldown {policy.cooldown_hours:.0f} h"
-    if new_rows < policy.minimum_new_rows:
-        return f"{new_rows} new matured rows, needed {policy.minimum_new_rows}"
-    return ""
-
-
-def last_training(settings: Settings) -> date | None:
-    """The latest day that a registered version was trained for, whatever became of it; no fire drills."""
-    client = registry.registry_client(settings)
-    with registry.registry_errors():
-        versions = client.search_model_versions(f"name='{settings.model_name}'")
-    honest = [each.tags for each in versions if each.tags.get(registry.TAG_DRILL, "") in ("", "none")]
-    days = [str(tags.get(registry.TAG_DAY, "")) for tags in honest]
-    return max((date.fromisoformat(day) for day in days if day), default=None)
-
-
 def last_retrain_decision(lake: Lake, day: date) -> date | None:
     """The latest earlier day whose decision was a retraining."""
     rows = lake.read(REACTIONS, last=day - timedelta(days=1), columns=["day", "decision"]).to_pylist()
     return max((row["day"] for row in rows if row["decision"] == RETRAIN), default=None)
-
-
-def new_matured_rows(lake: Lake, trained: date | None, day: date, maturity_days: int) -> int:
-    """Transactions that matured after the last training, as far as they were known on the day."""
-    last = day - timedelta(days=maturity_days)
-    first = trained - timedelta(days=maturity_days - 1) if trained else None
-    if first is not None and first > last:
-        return 0
-    as_of = midnight(day + timedelta(days=1))
-    return int(known_transactions(lake, first, last, as_of, ["day"]).num_rows)
 
 
 def run(params: Params, settings: Settings) -> Receipt:

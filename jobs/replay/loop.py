@@ -22,9 +22,9 @@ import pandas as pd
 import pyarrow as pa
 
 from jobs import clock
-from jobs.conf.policy import policy_of
+from jobs.conf.policy import WEEKLY, policy_of
 from jobs.conf.settings import Settings
-from jobs.core import SluiceError, midnight
+from jobs.core import NothingToDo, SluiceError, midnight
 from jobs.lake.store import lake_of
 from jobs.lake.tables import PREDICTIONS
 from jobs.promotion import state as registry
@@ -119,7 +119,7 @@ class Loop:
             self.agenda.add(Due(at=start, kind="train", day=before, reason="the first model"))
         elif day.weekday() == MONDAY:
             self.agenda.add(
-                Due(at=start + timedelta(hours=TRAIN_HOUR), kind="train", day=before, reason="weekly")
+                Due(at=start + timedelta(hours=TRAIN_HOUR), kind="train", day=before, reason=WEEKLY)
             )
         if replay.monitoring and day > self.plan.first:
             self.agenda.add(Due(at=start + timedelta(hours=MONITOR_HOUR), kind="monitor", day=before))
@@ -161,6 +161,7 @@ class Loop:
         run = f"replay-{item.day}-{item.at:%H}" + ("" if item.drill == "none" else f"-{item.drill}")
         common = {"day": item.day, "run": run}
         further: dict[str, dict[str, Any]] = {
+            "snapshot_labels": {"reason": item.reason},
             "build_frame": {"drill": item.drill},
             "register_model": {"drill": item.drill, "reason": item.reason, "author": AUTHOR},
         }
@@ -172,7 +173,8 @@ class Loop:
                     mapped = {} if worker is None else {"worker": worker}
                     receipts[job] = run_job(self.settings, job, common | further.get(job, {}) | mapped)
         except SluiceError as error:
-            return [Happening(at=item.at, what="training failed", detail=str(error)[:500],
+            what = "no training due" if isinstance(error, NothingToDo) else "training failed"
+            return [Happening(at=item.at, what=what, detail=str(error)[:500],
                               facts={"reason": item.reason, "day": str(item.day)})]  # fmt: skip
         gate, version = receipts["gate_model"].facts, str(receipts["register_model"].facts["version"])
         ready = item.at + timedelta(hours=self.policy.replay.training_hours)

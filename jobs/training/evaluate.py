@@ -214,13 +214,13 @@ def slice_figures(
 
 def latency_ms(bundle: ModelBundle, matrix: np.ndarray, calls: int = LATENCY_CALLS) -> tuple[float, float]:
     """p50 and p99 of the time of one score."""
-    single = [matrix[index : index + 1] for index in range(min(calls, len(matrix)))]
+    single = matrix[:calls].tolist()
     for row in single[:50]:
-        bundle.score(row)
+        bundle.score_one(row)
     times = []
     for row in single:
         start = time.perf_counter()
-        bundle.score(row)
+        bundle.score_one(row)
         times.append(time.perf_counter() - start)
     p50, p99 = np.quantile(np.asarray(times) * 1000, [0.5, 0.99])
     return float(p50), float(p99)

@@ -9,6 +9,17 @@ from pydantic import Field
 
 from jobs.core import StrictModel
 
+# what must have been tried before a gate may open
+BEHAVIOURS = (
+    "identifiers_and_labels_exchanged",
+    "row_order",
+    "one_row_at_a_time",
+    "riskiest_terminal",
+    "amount_times_5",
+)
+PLANTED = ("planted", "planted_with_gaps")
+LEAK_CHECKS = ("labels_shuffled", *PLANTED)
+
 
 class Figures(StrictModel):
     """One model on the test rows."""

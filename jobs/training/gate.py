@@ -4,17 +4,17 @@ In: evaluation.json. Out: gate.json (classification, reasons, one check per rule
 Classification: "automatic", "person decides" or "blocked". The job does not fail for "blocked": the version
     is registered with its verdict, so that people see why, and the promotion refuses it.
 Rules: jobs/conf/policy.yaml, section gate. A figure that is absent, not a number or from too few
-    frauds closes the gate. Against a champion the primary figure is PR-AUC on the same rows, relative:
-    above +2 % with the paired interval's lower bound above 0 is automatic; above +2 % otherwise, and
-    0 to +2 % with both ends, is a person's decision; below 0 is blocked. Without a champion the challenger
-    must beat the rules and a logistic regression, and a person decides. The gap in TPR and FPR between the
-    contract's groups may not grow beyond the limit.
+    frauds closes the gate, also one that no rule compares: people decide by them. Against a champion the
+    primary figure is PR-AUC on the same rows, relative: above +2 % with the paired interval's lower bound
+    above 0 is automatic; above +2 % otherwise, and 0 to +2 % with both ends, is a person's decision; below 0
+    is blocked. Without a champion the challenger must beat the rules and a logistic regression, and a person
+    decides. The gap in TPR and FPR between the contract's groups may not grow beyond the limit.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import Literal
 
 from jobs.conf.policy import Gate, Policy, policy_of
@@ -22,13 +22,21 @@ from jobs.conf.settings import Settings
 from jobs.core import Check, Outcome, Receipt, Stopwatch, StrictModel
 from jobs.promotion.state import GATE_AUTOMATIC, GATE_BLOCKED, GATE_PERSON
 from jobs.serving.bundle import file_digest
-from jobs.training.evidence import BehaviourFigures, Evidence, GroupFigures, LeakFigures, SliceFigures
+from jobs.training.evidence import (
+    BEHAVIOURS,
+    LEAK_CHECKS,
+    PLANTED,
+    Evidence,
+    GroupFigures,
+    SliceFigures,
+)
 from jobs.training.run_folder import RunFolder, TrainingParams
 
 READS = ("evaluation",)
 WRITES = ("gate",)
 
 BASELINES = ("rules", "logistic_regression")
+SHOWN = ("cost_curve", "decisions", "weeks", "contributions", "cases")  # lists that people decide by
 DIGITS = 9  # 0.51 against 0.50 is +2 %, not a rounding error more
 
 
@@ -55,8 +63,9 @@ def judge(evidence: Evidence, policy: Policy) -> GateResult:
         *_slices(evidence, gate),
         *_groups(evidence, gate),
         _limit("latency_p99_ms", evidence.latency_p99_ms, gate.latency_p99_ms, "p99 of one score, ms"),
-        _tried("behaviour", "behavioural tests", evidence.behaviour),
-        _tried("leak_checks", "checks of the leak checks", evidence.leak_checks),
+        _behaviour(evidence),
+        _leak_checks(evidence),
+        _complete(evidence),
     ]
     failed = [check.detail for check in checks if check.outcome is Outcome.FAIL]
     open_checks = [check.detail for check in checks if check.outcome is Outcome.INCONCLUSIVE]
@@ -87,20 +96,57 @@ def _limit(name: str, value: float | None, limit: float, what: str) -> Check:
     return Check(name=name, outcome=outcome, value=figure, threshold=limit, detail=detail)
 
 
-def _tried(name: str, what: str, found: Sequence[BehaviourFigures | LeakFigures]) -> Check:
-    """They must have been made; what they found is for people to read."""
-    absent = [each.name for each in found if isinstance(each, LeakFigures) and each.value is None]
-    if not found or absent:
-        return Check(
-            name=name, outcome=Outcome.FAIL, detail=f"{what}: no figure {', '.join(absent)}".rstrip()
-        )
-    broken = [each.name for each in found if not each.held]
-    detail = f"{len(found) - len(broken)} of {len(found)} {what} held"
+def _behaviour(evidence: Evidence) -> Check:
+    """What they found is for people to read."""
+    figures = {each.name: each.change for each in evidence.behaviour}
+    held = {each.name for each in evidence.behaviour if each.held}
+    return _tried("behaviour", "behavioural tests", BEHAVIOURS, figures, held)
+
+
+def _leak_checks(evidence: Evidence) -> Check:
+    """A planted leak that was not found says nothing of the leaks that nobody planted: a person decides.
+
+    The interval of twelve permutations misses chance now and then, so that one is for people to read.
+    """
+    figures = {each.name: each.value for each in evidence.leak_checks}
+    held = {each.name for each in evidence.leak_checks if each.held}
+    check = _tried("leak_checks", "checks of the leak checks", LEAK_CHECKS, figures, held)
+    if check.outcome is Outcome.PASS and not held.issuperset(PLANTED):
+        return check.model_copy(update={"outcome": Outcome.INCONCLUSIVE})
+    return check
+
+
+def _tried(
+    name: str, what: str, expected: Sequence[str], figures: Mapping[str, float | None], held: Set[str]
+) -> Check:
+    """All of them must have been made, each with a figure."""
+    absent = [each for each in expected if _finite(figures.get(each)) is None]
+    if absent:
+        return Check(name=name, outcome=Outcome.FAIL, detail=f"{what}: no figure of {', '.join(absent)}")
+    broken = [each for each in expected if each not in held]
+    detail = f"{len(expected) - len(broken)} of {len(expected)} {what} held"
     return Check(
         name=name,
         outcome=Outcome.PASS,
-        value=float(len(found) - len(broken)),
+        value=float(len(expected) - len(broken)),
         detail=f"{detail}, not {', '.join(broken)}" if broken else detail,
+    )
+
+
+def _complete(evidence: Evidence) -> Check:
+    """Everything else that is shown of a version is there, and every figure of it is a number."""
+    figures = {
+        **{key: value for key, value in evidence.challenger.model_dump().items() if key != "name"},
+        "latency_p50_ms": evidence.latency_p50_ms,
+        **{f"operating_point {key}": value for key, value in evidence.operating_point.items()},
+        **{f"importance {key}": value for key, value in evidence.importance.items()},
+    }
+    absent = [name for name, value in figures.items() if _finite(value) is None]
+    absent += [name for name in ("operating_point", "importance", *SHOWN) if not getattr(evidence, name)]
+    return Check(
+        name="evidence",
+        outcome=Outcome.FAIL if absent else Outcome.PASS,
+        detail=f"evidence: no {', '.join(absent)}" if absent else "evidence: every part is there",
     )
 
 

@@ -8,8 +8,9 @@ Transactions: those with available_at <= as_of; every table at one version, name
 Label: the latest row with available_at < as_of, else 0. as_of is the instant after the day; matured days
     end `maturity_days` before the day. Younger transactions are left out, also those already known as fraud:
     keeping only these would make young days look far worse than they are.
-Errors: SluiceError where there are no matured transactions, no fraud at all, or where a day of the
-    chargeback feed is missing, so that "no chargeback" does not mean "no fraud".
+Errors: NothingToDo where a weekly training is not due; SluiceError where there are no matured transactions,
+    no fraud at all, or where a day of the chargeback feed is missing, so that "no chargeback" does not mean
+    "no fraud".
 """
 
 from __future__ import annotations
@@ -19,9 +20,10 @@ from datetime import date, timedelta
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
+from pydantic import Field
 
 from jobs.conf.contract import LabelFeed, contract_of
-from jobs.conf.policy import Training, policy_of
+from jobs.conf.policy import WEEKLY, Training, policy_of
 from jobs.conf.settings import Settings
 from jobs.core import Receipt, SluiceError, Stopwatch, midnight
 from jobs.evaluation.labels import (
@@ -35,6 +37,7 @@ from jobs.evaluation.transactions import known_transactions
 from jobs.lake.at import LakeAt, versions_of
 from jobs.lake.store import Lake, content_digest, lake_of
 from jobs.lake.tables import LABELS, LANDED_FILES, MERGED_LABELS, TRANSACTIONS
+from jobs.training.due import require_due
 from jobs.training.run_folder import RunFolder, TrainingParams
 
 READS = ("transactions", "labels")
@@ -43,7 +46,9 @@ TABLES = (TRANSACTIONS, LABELS, LANDED_FILES, MERGED_LABELS)
 
 
 class Params(TrainingParams):
-    """Which run, and as of the end of which day."""
+    """Which run, as of the end of which day, and why: one that its schedule began has to be due."""
+
+    reason: str = Field(default="", max_length=500)
 
 
 def training_window(day: date, feed: LabelFeed, training: Training) -> tuple[date, date]:
@@ -99,6 +104,9 @@ def label_snapshot(lake: Lake, first: date, last: date, day: date) -> pd.DataFra
 
 def run(params: Params, settings: Settings) -> Receipt:
     watch = Stopwatch()
+    folder = RunFolder(settings, params.run)
+    if params.reason == WEEKLY and not folder.file("labels.json").exists():  # one that began goes on
+        require_due(settings, params.day)
     feed = contract_of(settings).labels
     first, last = training_window(params.day, feed, policy_of(settings).training)
     # versions first, then data: what is written meanwhile belongs to no run
@@ -117,7 +125,6 @@ def run(params: Params, settings: Settings) -> Receipt:
             f"labels as of {params.day}: none of {len(labels)} matured transactions between {first} and "
             f"{last} is fraud; is the chargeback feed merged?"
         )
-    folder = RunFolder(settings, params.run)
     digest = label_digest(labels)
     folder.write_frame("labels.parquet", labels)
     facts = {

@@ -31,7 +31,7 @@ from pydantic import Field
 from jobs.conf.contract import contract_of
 from jobs.conf.policy import policy_of
 from jobs.conf.settings import Settings
-from jobs.core import Receipt, SluiceError, Stopwatch
+from jobs.core import Outcome, Receipt, SluiceError, Stopwatch
 from jobs.locks import file_lock
 from jobs.promotion import state as registry
 from jobs.serving.bundle import file_digest
@@ -135,16 +135,24 @@ def version_tags(
 
 
 def _fitting(content: dict[str, Any]) -> str:
-    """JSON within a tag's length; the whole of it is among the run's artifacts in any case."""
+    """JSON within a tag's length; the whole of it is among the run's artifacts in any case.
+
+    Where it is too long, checks lose their sentences, and then those that passed are left out.
+    """
     text = json.dumps(content)
     if len(text) <= TAG_LENGTH:
         return text
-    checks = content.get("checks", [])
-    short = [
-        {key: each[key] for key in ("name", "outcome", "value", "threshold") if key in each}
-        for each in checks
-    ]
-    return json.dumps({"checks": short} if checks else dict(list(content.items())[:60]))[:TAG_LENGTH]
+    if "checks" not in content:
+        items = list(content.items())
+        while len(json.dumps(dict(items))) > TAG_LENGTH:
+            items.pop()
+        return json.dumps(dict(items))
+    names = ("name", "outcome", "value", "threshold")
+    checks = [{key: each[key] for key in names if key in each} for each in content["checks"]]
+    checks.sort(key=lambda each: each["outcome"] == Outcome.PASS)
+    while len(json.dumps({"checks": checks})) > TAG_LENGTH:
+        checks.pop()
+    return json.dumps({"checks": checks})
 
 
 def existing_version(client: MlflowClient, name: str, run: str) -> str | None:
@@ -298,6 +306,6 @@ def run(params: Params, settings: Settings) -> Receipt:
 
 
 def _example(folder: RunFolder, features: tuple[str, ...]) -> pd.DataFrame:
-    """Two rows for the model's input example; it is stored as JSON, which has no NaN."""
-    rows = folder.read_frame("reference.parquet", list(features)).head(2)
-    return rows.astype(np.float64).fillna(0.0)
+    """Two rows for the model's input example, with the fewest gaps: as JSON it has no NaN."""
+    rows = folder.read_frame("reference.parquet", list(features)).astype(np.float64)
+    return rows.loc[rows.isna().sum(axis=1).nsmallest(2).index].fillna(0.0)

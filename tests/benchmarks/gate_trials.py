@@ -23,8 +23,9 @@ from jobs.conf.contract import Group
 from jobs.conf.policy import Policy
 from jobs.evaluation.groups import group_figures
 from jobs.training.evaluate import figures_of, paired, scored_model, slice_figures
-from jobs.training.evidence import BehaviourFigures, Evidence, LeakFigures
+from jobs.training.evidence import Evidence
 from jobs.training.gate import GateResult, judge
+from tests.complete_evidence import SHOWN
 
 FRAUD_SHARE = 0.0084  # of the handbook's rows
 SHIFTS, PARTS = np.array([1.5, 4.5]), np.array([0.3, 0.7])
@@ -115,10 +116,7 @@ def evidence_of(world: World, seed: int, policy: Policy) -> Evidence:
         slices=tuple(slice_figures(name, mask, labels, challenger, champion) for name, mask in masks.items()),
         groups_named=tuple(GROUPS),
         groups=group_figures(GROUPS, rows, own, old, policy.decisions.review_above),
-        latency_p50_ms=1.0,
-        latency_p99_ms=2.0,
-        behaviour=(BehaviourFigures(name="tried", expected="", rows=1, change=0, share_wrong=0, held=True),),
-        leak_checks=(LeakFigures(name="tried", expected="", value=1.0, held=True),),
+        **SHOWN,
     )
 
 

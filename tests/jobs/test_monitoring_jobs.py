@@ -27,6 +27,7 @@ from jobs.lake.tables import (
 from jobs.monitoring import comparison, drift, performance, reaction, service
 from jobs.monitoring.figures import Figure, read_figures, write_figures
 from jobs.promotion.state import read_version, registry_client
+from jobs.training import due
 from tests.served_bundles import register
 
 pytest_plugins = ("tests.promotion_support",)
@@ -240,10 +241,10 @@ def test_a_chargeback_feed_that_went_silent_is_unknown_and_not_a_collapse(
 
 def test_a_fire_drill_is_no_training(place: Settings, tmp_path: Path) -> None:
     champion(place, tmp_path, **{"sluice.drill": "none"})
-    assert reaction.last_training(place) == date(2026, 2, 20)
+    assert due.last_training(place) == date(2026, 2, 20)
     client = registry_client(place)
     client.set_model_version_tag(place.model_name, "1", "sluice.drill", "slow")
-    assert reaction.last_training(place) is None
+    assert due.last_training(place) is None
 
 
 def test_a_long_reason_is_cut_to_what_the_register_takes(place: Settings, tmp_path: Path) -> None:
@@ -370,7 +371,7 @@ def test_rows_that_came_after_a_day_are_no_reason_to_retrain_on_it(place: Settin
     at = pd.to_datetime(["2026-03-02", "2026-03-05", "2026-03-06", "2026-03-09"], utc=True)
     write(lake, TRANSACTIONS, rows.assign(available_at=at))
     # the day ends with the 5th: what is available at that midnight still counts
-    assert reaction.new_matured_rows(lake, None, date(2026, 3, 4), 3) == 2
+    assert due.new_matured_rows(lake, None, date(2026, 3, 4), 3) == 2
 
 
 def test_history_begins_with_the_first_file_and_not_with_its_late_rows(place: Settings) -> None:

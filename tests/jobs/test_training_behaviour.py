@@ -10,6 +10,7 @@ from jobs.conf.policy import load_policy
 from jobs.features.declarations import MODEL_FEATURES
 from jobs.serving.bundle import ModelBundle
 from jobs.training import behaviour
+from jobs.training.evidence import BEHAVIOURS, LEAK_CHECKS
 from jobs.training.frame import role_rows
 from jobs.training.run_folder import RunFolder
 
@@ -21,10 +22,7 @@ def test_the_trained_model_behaves(folder: RunFolder, rows: pd.DataFrame) -> Non
     bundle = ModelBundle.load(folder.path / "bundle", POLICY.decisions)
     figures = behaviour.behaviour_figures(bundle.score, rows, bundle.features)
     found = {each.name: each for each in figures}
-    assert set(found) == {
-        "identifiers_and_labels_exchanged", "row_order", "one_row_at_a_time", "riskiest_terminal",
-        "amount_times_5",
-    }  # fmt: skip
+    assert tuple(found) == BEHAVIOURS
     assert all(found[name].held for name in list(found)[:4]), found
     assert found["riskiest_terminal"].rows > 1_000
     change = found["riskiest_terminal"].change
@@ -130,6 +128,7 @@ def test_a_planted_leak_is_found_also_where_most_rows_do_not_have_it(rows: pd.Da
         ("planted_with_gaps", True),
     ]
     assert planted["planted"].value == 1.0
+    assert ("labels_shuffled", *planted) == LEAK_CHECKS
 
 
 def test_the_check_of_planted_leaks_fails_where_the_real_features_leak_or_nothing_is_found(

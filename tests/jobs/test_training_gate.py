@@ -11,17 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jobs.conf.policy import load_policy
-from jobs.training.evidence import (
-    BandFigures,
-    BehaviourFigures,
-    Difference,
-    Evidence,
-    Figures,
-    GroupFigures,
-    LeakFigures,
-    SliceFigures,
-)
+from jobs.training.evidence import BandFigures, Difference, Evidence, Figures, GroupFigures, SliceFigures
 from jobs.training.gate import judge
+from tests.complete_evidence import OTHER_FIGURES, SHOWN
 
 POLICY = load_policy()
 AUTOMATIC, PERSON, BLOCKED = "automatic", "person decides", "blocked"
@@ -52,11 +44,6 @@ def groups(*bands: BandFigures) -> tuple[GroupFigures, ...]:
     return (GroupFigures(name="age", bands=bands),)
 
 
-BEHAVIOUR = BehaviourFigures(
-    name="riskiest_terminal", expected="the mean score does not fall", rows=200, change=0.1, share_wrong=0.0,
-    held=True,
-)  # fmt: skip
-LEAK = LeakFigures(name="planted", expected="found", value=1.0, held=True)
 GOOD = Evidence(
     run="r",
     day=date(2026, 3, 1),
@@ -65,7 +52,7 @@ GOOD = Evidence(
     rows=70_000,
     positives=700,
     bundle_digest="new",
-    challenger=Figures(name="challenger", pr_auc=0.55, ece=0.01),
+    challenger=Figures(name="challenger", pr_auc=0.55, ece=0.01, **OTHER_FIGURES),
     champion=Figures(name="champion", pr_auc=0.50, ece=0.01),
     champion_version="3",
     champion_digest="old",
@@ -74,10 +61,7 @@ GOOD = Evidence(
     slices=(SLICE,),
     groups_named=("age",),
     groups=groups(band("below_30"), band("from_30", own=(0.75, 0.02))),
-    latency_p50_ms=1.0,
-    latency_p99_ms=2.0,
-    behaviour=(BEHAVIOUR,),
-    leak_checks=(LEAK,),
+    **SHOWN,
 )
 FIRST = GOOD.model_copy(
     update={
@@ -107,13 +91,13 @@ class Row:
 def gain(challenger: float, low: float) -> dict[str, Any]:
     """Against a champion of 0.5."""
     return {
-        "challenger": Figures(name="challenger", pr_auc=challenger, ece=0.01),
+        "challenger": Figures(name="challenger", pr_auc=challenger, ece=0.01, **OTHER_FIGURES),
         "difference": Difference(value=challenger - 0.5, low=low, high=0.2),
     }
 
 
-def own(**figures: float) -> dict[str, Any]:
-    return {"challenger": Figures(name="challenger", **{"pr_auc": 0.55, **figures})}
+def own(**figures: float | None) -> dict[str, Any]:
+    return {"challenger": Figures(name="challenger", **{**OTHER_FIGURES, "pr_auc": 0.55, **figures})}
 
 
 def old(**figures: float) -> dict[str, Any]:
@@ -129,6 +113,11 @@ def bands(*given: BandFigures) -> dict[str, Any]:
     return {"groups": groups(*given)}
 
 
+def tried(part: str, name: str, **change: object) -> dict[str, Any]:
+    """One of the tests or checks came to something else."""
+    return {part: tuple(each.model_copy(update=change if each.name == name else {}) for each in SHOWN[part])}
+
+
 def baselines(rules: float | None, regression: float | None) -> dict[str, Any]:
     return {
         "baselines": (
@@ -138,6 +127,7 @@ def baselines(rules: float | None, regression: float | None) -> dict[str, Any]:
     }
 
 
+SHOWN_LISTS = ("operating_point", "cost_curve", "decisions", "weeks", "importance", "contributions", "cases")
 NOT_A_NUMBER = Figures.model_construct(name="broken", pr_auc=float("nan"), ece=float("nan"))
 TABLE = (
     # the primary figure
@@ -231,11 +221,24 @@ TABLE = (
     Row("no latency", BLOCKED, "latency_p99_ms", {"latency_p99_ms": None}),
     # what must have been tried out
     Row("a direction that is wrong is for people to read", AUTOMATIC, "behaviour",
-        {"behaviour": (BEHAVIOUR.model_copy(update={"held": False}),)}),
+        tried("behaviour", "riskiest_terminal", held=False)),
     Row("no behavioural tests", BLOCKED, "behaviour", {"behaviour": ()}),
-    Row("a leak check without a figure", BLOCKED, "leak_checks",
-        {"leak_checks": (LEAK.model_copy(update={"value": None}),)}),
+    Row("one behavioural test is missing", BLOCKED, "behaviour", {"behaviour": SHOWN["behaviour"][1:]}),
+    Row("a direction that no row could show", BLOCKED, "behaviour",
+        tried("behaviour", "riskiest_terminal", rows=0, change=None)),
+    Row("shuffled labels that miss chance are for people to read", AUTOMATIC, "leak_checks",
+        tried("leak_checks", "labels_shuffled", held=False)),
+    Row("a planted leak that was not found", PERSON, "leak_checks",
+        tried("leak_checks", "planted_with_gaps", held=False)),
+    Row("a leak check without a figure", BLOCKED, "leak_checks", tried("leak_checks", "planted", value=None)),
     Row("no checks of the leak checks", BLOCKED, "leak_checks", {"leak_checks": ()}),
+    # what people decide by
+    *(Row(f"no {name}", BLOCKED, "evidence", {name: type(SHOWN[name])()}) for name in SHOWN_LISTS),
+    *(Row(f"no {name}", BLOCKED, "evidence", own(ece=0.01, **{name: None})) for name in OTHER_FIGURES),
+    Row("no median latency", BLOCKED, "evidence", {"latency_p50_ms": None}),
+    Row("an operating point that is not a number", BLOCKED, "evidence",
+        {"operating_point": {"chosen_threshold": float("nan")}}),
+    Row("an importance that is not a number", BLOCKED, "evidence", {"importance": {"amount": float("inf")}}),
     # the first version
     Row("a first version that beats both baselines", PERSON, "first_version", good=FIRST),
     Row("as good as the rules", BLOCKED, "beats_rules", baselines(0.55, 0.4), FIRST),
@@ -296,6 +299,7 @@ def test_every_verdict_names_its_reasons_and_all_its_checks() -> None:
         "latency_p99_ms",
         "behaviour",
         "leak_checks",
+        "evidence",
     }
     assert "+10.00%" in result.reasons[0]
 

@@ -13,14 +13,16 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from jobs.conf.contract import LabelFeed
-from jobs.conf.policy import load_policy
+from jobs.conf.policy import WEEKLY, load_policy, policy_of
 from jobs.conf.settings import Settings
-from jobs.core import SluiceError, midnight
+from jobs.core import NothingToDo, SluiceError, midnight
 from jobs.evaluation.labels import of_known_cards
 from jobs.lake.store import lake_of
 from jobs.lake.tables import LABELS, LANDED_FILES, MERGED_LABELS, TRANSACTIONS
+from jobs.promotion.state import TAG_DAY
 from jobs.training import frame as frame_job
 from jobs.training import labels as labels_job
+from tests.served_bundles import register, registry_in
 from tests.training_support import DAY, LAST, SPLIT_POLICY, made_rows
 
 
@@ -175,6 +177,47 @@ def test_a_window_that_no_maturity_of_this_length_fits_in_says_how_long_it_must_
     split = frame_job.split_days(date(2026, 9, 1), SPLIT_POLICY, embargo_days=60)
     with pytest.raises(SluiceError, match=r"training\.window_days is 40 and must be at least 66"):
         frame_job.check_days(date(2025, 1, 1), split, SPLIT_POLICY, 60)
+
+
+def trained(home: Settings, day: date, minimum_new_rows: int) -> Settings:
+    """Days of two transactions each, and a version trained as of one of them."""
+    write_days(home, {6: [21, 51], 7: [22]})
+    overlay, bundle = home.home / "overlay.yaml", home.home / "bundle"
+    overlay.write_text(f"retrain: {{minimum_new_rows: {minimum_new_rows}}}\n")
+    bundle.mkdir()
+    (bundle / "empty").touch()
+    ours = home.model_copy(
+        update={"mlflow_uri": registry_in(home.home / "registry"), "policy_overlay": str(overlay)}
+    )
+    register(ours, bundle, {TAG_DAY: str(day)})
+    return ours
+
+
+WEEKLY_ON_THE_7TH = labels_job.Params(day=date(2026, 1, 7), run="r", reason=WEEKLY)
+
+
+def test_a_weekly_training_waits_until_enough_has_matured_since_the_last_one(home: Settings) -> None:
+    ours = trained(home, date(2026, 1, 5), minimum_new_rows=5)
+    with pytest.raises(NothingToDo, match="as of 2026-01-07: 4 new matured rows, needed 5"):
+        labels_job.run(WEEKLY_ON_THE_7TH, ours)
+    (home.home / "overlay.yaml").write_text("retrain: {minimum_new_rows: 4}\n")
+    policy_of.cache_clear()
+    assert labels_job.run(WEEKLY_ON_THE_7TH, ours).rows == 8
+
+
+def test_a_weekly_training_waits_for_the_cooldown_and_one_that_has_begun_goes_on(home: Settings) -> None:
+    ours = trained(home, date(2026, 1, 7), minimum_new_rows=0)
+    with pytest.raises(NothingToDo, match="0 h since the last one, cooldown 24 h"):
+        labels_job.run(WEEKLY_ON_THE_7TH, ours)
+    # whoever asks for a training gets it; the run is then killed, and run again as it began
+    assert labels_job.run(WEEKLY_ON_THE_7TH.model_copy(update={"reason": "a new pattern"}), ours).rows == 8
+    assert labels_job.run(WEEKLY_ON_THE_7TH, ours).rows == 8
+
+
+def test_the_first_model_is_always_due(home: Settings) -> None:
+    write_days(home, {6: [21, 51], 7: [22]})
+    ours = home.model_copy(update={"mlflow_uri": registry_in(home.home / "registry")})
+    assert labels_job.run(WEEKLY_ON_THE_7TH, ours).rows == 8
 
 
 def test_no_matured_transactions_is_an_error_with_the_days(home: Settings) -> None:

@@ -7,6 +7,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -145,7 +146,12 @@ def test_the_lineage_names_data_code_features_seeds_and_environment(settings: Se
     assert found["features"] == list(MODEL_FEATURES)
     assert found["policy"]["training"]["seeds"] == [7, 17, 27]
     assert found["policy"]["decisions"]["blend_first"] == 0.6
-    assert found["xgboost"]["seed"] in (7, 17, 27)
+    by_seed = found["xgboost"]["validation_pr_auc_by_seed"]
+    assert list(by_seed) == ["7", "17", "27"], "the winner is fitted once more on each seed"
+    assert len(set(by_seed.values())) > 1, "and they are three fits"
+    assert by_seed[str(found["xgboost"]["seed"])] == sorted(by_seed.values())[1], (
+        "of which the middle one serves"
+    )
     assert found["torch"]["seed"] == 7
     assert found["torch"]["epochs"] >= 1
     assert found["torch"]["hyperparameters"]["learning_rate"] > 0
@@ -178,9 +184,27 @@ def test_the_pyfunc_answers_probabilities_and_nothing_is_pickled(settings: Setti
     answers = model.predict(reference[list(MODEL_FEATURES)].astype(float))
     assert np.allclose(answers, reference["score"], atol=1e-9)
     assert model.metadata.get_input_schema().input_names() == list(MODEL_FEATURES)
+    assert [str(kind) for kind in model.metadata.get_output_schema().input_types()] == ["DataType.double"]
     folder = Path(mlflow.artifacts.download_artifacts("models:/fraud/1"))
     assert (folder / "artifacts" / "bundle" / "manifest.json").exists()
     assert not [path for path in folder.rglob("*") if path.suffix in (".pkl", ".pickle", ".joblib")]
+    example = model.input_example
+    assert example is not None
+    assert 0.0 <= model.predict(example).min() <= model.predict(example).max() <= 1.0
+    pinned = (folder / "requirements.txt").read_text().split()
+    assert f"onnxruntime=={metadata.version('onnxruntime')}" in pinned
+
+
+def test_what_a_tag_has_no_room_for_are_checks_that_passed() -> None:
+    passed = [{"name": f"slice_{number}", "outcome": "pass", "detail": "x" * 200} for number in range(300)]
+    failed = {"name": "ece", "outcome": "fail", "value": 0.06, "threshold": 0.05, "detail": "calibration"}
+    text = register._fitting({"checks": [*passed, failed]})
+    assert len(text) <= register.TAG_LENGTH
+    kept = json.loads(text)["checks"]
+    assert kept[0] == {key: value for key, value in failed.items() if key != "detail"}
+    assert len(kept) > 50
+    few = {"checks": [failed]}
+    assert json.loads(register._fitting(few)) == few
 
 
 def test_registering_a_run_again_gives_the_version_that_it_has(settings: Settings) -> None:
