@@ -116,7 +116,11 @@ def measure(installed: Installed, client: Client, registry: Server, home: Path, 
             expect="PRESENT",
         )  # fmt: skip
     cases += peer_cases(saturated, alone, peer, feast)
-    return cases + time_cases(installed.settings, saturated, alone, feast)
+    cases += time_cases(installed.settings, saturated, alone, feast)
+    if (os.cpu_count() or 1) <= 2:
+        name = "replicas on more cores: not measured, one of two is the load's"
+        cases.append(Case(name, 0, None, "", "shown", True))
+    return cases
 
 
 def our_cases(client: Client, server: Server, tokens: list[str], times: Times) -> tuple[list[Case], Loaded]:
@@ -135,7 +139,7 @@ def our_cases(client: Client, server: Server, tokens: list[str], times: Times) -
     saturated = load(client, server, tokens, 0, times.step)
     cases += [
         rate_case("saturation, 16 connections, everything on", saturated, 1200, ">= 1200"),
-        rate_case("saturation, the read made cheaper", saturated, 2500, ">= 2500"),
+        rate_case("  the same run: the read made cheaper, packed rows", saturated, 2500, ">= 2500"),
         *latency_cases("saturation", saturated),
     ]
     rate = next((rate for rate in SOAKED if rate in held), 0)

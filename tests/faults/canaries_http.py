@@ -159,8 +159,8 @@ def first_decided(settings: Settings, story: Story) -> float:
             champion=whole.champion[whole.champion["seconds"] <= cut],
         )
         if judge(part, policy).outcome is Outcome.FAIL:
-            break
-    return started.timestamp() + cut
+            return started.timestamp() + cut
+    raise AssertionError(f"version {story.version} was rolled back at {story.step}, and no look says why")
 
 
 def evidence_of(settings: Settings, story: Story) -> tuple[StepEvidence, datetime]:
