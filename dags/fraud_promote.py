@@ -4,8 +4,9 @@
 version and `previous` on the last one, or the challenger off within seconds; table `promotion_steps`.
 
 **If it fails:** that is the answer: the version was refused, rejected or rolled back; the champion serves
-as before. The failed task's log and the version's tags in MLflow say why. To take back a champion, set the
-alias `champion` back to the version under `previous`.
+as before. A registry or a lake that is away is no answer: it holds a step, which goes on by itself. The
+failed task's log and the version's tags in MLflow say why. To take back a champion, set the alias `champion`
+back to the version under `previous`.
 """
 
 from datetime import timedelta
@@ -16,7 +17,7 @@ from jobs.conf.policy import policy_of
 from jobs.conf.settings import settings
 from jobs.promotion.state import steps_of
 from plugins.assets import CHALLENGER
-from plugins.defaults import PROMOTION_RETRY_DELAY, dag_defaults, promotion_timeout, version_param
+from plugins.defaults import PATIENCE, PROMOTION_RETRY_DELAY, dag_defaults, promotion_timeout, version_param
 from plugins.operators import JobOperator, PersonApprovalOperator, PromotionStepOperator
 from plugins.tags import Tag
 from plugins.tasks import job
@@ -58,7 +59,12 @@ def fraud_promote() -> None:
         )
         for step in steps_of(POLICY)
     ]
-    promoted = job("promote_champion", version=OFFERED_VERSION)
+    promoted = JobOperator(
+        task_id="promote_champion",
+        job="promote_champion",
+        arguments={"version": OFFERED_VERSION},
+        **PATIENCE,
+    )
     rolled_back = JobOperator(
         task_id="roll_back",
         job="roll_back",
@@ -69,10 +75,11 @@ def fraud_promote() -> None:
             "promotion_id": PROMOTION,
         },
         trigger_rule=TriggerRule.ONE_FAILED,
+        **PATIENCE,
     )
     confirmed = job("confirm_serving", version=OFFERED_VERSION)
-    chain(approve, *steps, promoted.operator, confirmed.operator)
-    for stage in (approve, *steps, promoted.operator):
+    chain(approve, *steps, promoted, confirmed.operator)
+    for stage in (approve, *steps, promoted):
         stage.set_downstream(rolled_back)
 
 

@@ -46,6 +46,15 @@ RETRY_DELAY = timedelta(minutes=5)
 PROMOTION_RETRY_DELAY = timedelta(seconds=20)
 
 
+# what a promotion may not leave half done is tried for a week where only trouble keeps it from being done;
+# a person hears of the first try that fails
+PATIENCE: dict[str, Any] = {
+    "retries": 2000,
+    "max_retry_delay": timedelta(minutes=5),
+    "on_retry_callback": report_failure,
+}
+
+
 TASK_TIMEOUT = timedelta(minutes=30)
 
 

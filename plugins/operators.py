@@ -5,14 +5,21 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from airflow.providers.standard.exceptions import HITLRejectException, HITLTimeoutError
 from airflow.providers.standard.operators.hitl import ApprovalOperator
 from airflow.providers.standard.triggers.temporal import TimeDeltaTrigger
 from airflow.sdk import Asset, BaseOperator
-from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
+from airflow.sdk.exceptions import (
+    AirflowException,
+    AirflowFailException,
+    AirflowSkipException,
+    AirflowTaskTimeout,
+    TaskDeferred,
+)
 
+from plugins.callbacks import report_held
 from plugins.links import ReportLink
 from plugins.s3_connection import take_s3_connection
 
@@ -20,6 +27,7 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
 Receipt = dict[str, Any]
+TROUBLES_TOLD = 3  # failed looks in a row before a person hears of them: a restart is no news
 log = logging.getLogger(__name__)
 
 
@@ -180,21 +188,45 @@ class SwapApprovalOperator(ApprovalOperator):
 
 
 class PromotionStepOperator(JobOperator):
-    """One step of a promotion: starts it, waits without a worker slot, and judges it until it is decided."""
+    """One step of a promotion: starts it, waits without a worker slot, and judges it until it is decided.
+
+    Only the gate ends a step. A registry or a lake that does not answer is a missing figure: it holds the
+    step where it was, and costs none of its tries.
+    """
 
     def __init__(self, *, poll_seconds: float, **operator: Any) -> None:
         super().__init__(job="judge_step", **operator)
         self.poll_seconds = poll_seconds
 
     def execute(self, context: Context) -> Receipt:
-        started = call_job("start_step", self.arguments)
+        return self.start(context)
+
+    def start(self, context: Context, event: Any = None, troubles: int = 0) -> Receipt:
+        """Start the step, or find it running or passed; `troubles` counts the looks in a row that failed."""
+        started = self._answer("start_step", context, "start", troubles)
         if started["facts"]["outcome"] == "pass":
             return started
         return self.judge(context)
 
-    def judge(self, context: Context, event: Any = None) -> Receipt:
+    def judge(self, context: Context, event: Any = None, troubles: int = 0) -> Receipt:
         """Look again; an inconclusive step is held: neither advanced nor given up."""
-        receipt = call_job(self.job, self.arguments)
+        receipt = self._answer(self.job, context, "judge", troubles)
         if receipt["facts"]["outcome"] == "inconclusive":
-            self.defer(trigger=TimeDeltaTrigger(timedelta(seconds=self.poll_seconds)), method_name="judge")
+            self._look_again("judge")
         return receipt
+
+    def _answer(self, job: str, context: Context, method: str, troubles: int) -> Receipt:
+        try:
+            return call_job(job, self.arguments)
+        except GateFailure as failure:
+            self.report = failure.report
+            raise
+        except (Exception, AirflowTaskTimeout) as trouble:  # whatever it is, it says nothing about a version
+            log.warning("%s gave no verdict, the step is held: %s", job, trouble, exc_info=trouble)
+            if troubles + 1 >= TROUBLES_TOLD:
+                report_held(context, trouble)
+            self._look_again(method, troubles=troubles + 1)
+
+    def _look_again(self, method: str, **state: int) -> NoReturn:
+        wait = TimeDeltaTrigger(timedelta(seconds=self.poll_seconds))
+        raise TaskDeferred(trigger=wait, method_name=method, kwargs=state)

@@ -5,7 +5,7 @@ and a row of the record once the step is decided. Inconclusive is no error: the 
 again after the policy's poll_seconds. Where alias champion points at a version that serving does not accept,
 the step is compared with the champion of the gate's evidence, and does not pass until the alias is set back.
 Errors: GateClosed where the step fails; the challenger's traffic is taken away before it is raised, so that
-nothing depends on who handles it. SluiceError where the step does not run.
+nothing depends on who handles it; and where the step does not run. Any other error is no verdict: look again.
 """
 
 from __future__ import annotations
@@ -17,13 +17,14 @@ from pydantic import Field
 from jobs.clock import now as utc_now
 from jobs.conf.policy import Policy, policy_of
 from jobs.conf.settings import Settings
-from jobs.core import Check, GateClosed, JobParams, Outcome, Receipt, SluiceError, Stopwatch, Verdict
+from jobs.core import Check, GateClosed, JobParams, Outcome, Receipt, Stopwatch, Verdict
 from jobs.lake.store import lake_of
 from jobs.promotion import state as registry
 from jobs.promotion.evidence import gather
 from jobs.promotion.look import StepEvidence, latest_look, step_alpha
 from jobs.promotion.record import (
     StepRow,
+    closed,
     evidence_text,
     instant,
     passed_steps,
@@ -100,7 +101,8 @@ def run(params: Params, settings: Settings) -> Receipt:
 def _started(state: VersionState, step: str, where: str) -> datetime:
     running, at = state.tag(registry.TAG_STEP), state.tag(registry.TAG_STEP_STARTED_AT)
     if running != step or not at:
-        raise SluiceError(f"{where}: the running step is {running or 'none'}; `sluice start_step` starts one")
+        reason = f"the running step is {running or 'none'}; `sluice start_step` starts one"
+        raise closed("step", reason, where)
     return instant(at)
 
 

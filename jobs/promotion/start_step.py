@@ -5,7 +5,7 @@ sluice.percent, which serving follows within seconds. Starting a step that runs 
 passed, changes nothing: a restart in the middle keeps the step and its time.
 Errors: GateClosed where the version is no longer the challenger, a needed approval does not hold, the
 step before has not passed, the gate judged it against another champion, or alias champion points at a
-version that serving does not accept; SluiceError for an unknown step.
+version that serving does not accept, and where there is no such version or step.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pydantic import Field
 
 from jobs.conf.policy import Policy, policy_of
 from jobs.conf.settings import Settings
-from jobs.core import JobParams, Receipt, SluiceError, Stopwatch
+from jobs.core import JobParams, Receipt, Stopwatch
 from jobs.lake.store import lake_of
 from jobs.promotion import state as registry
 from jobs.promotion.record import (
@@ -41,20 +41,20 @@ def known_version(settings: Settings, version: str, where: str) -> VersionState:
     """The version's state.
 
     Raises:
-        SluiceError: there is none.
+        GateClosed: there is none.
     """
     client = registry.registry_client(settings)
     state = registry.read_version(client, settings.model_name, version)
     if state is None:
-        raise SluiceError(f"{where}: {settings.model_name} has no such version; look it up in MLflow")
+        raise closed("version", f"{settings.model_name} has no such version; look it up in MLflow", where)
     return state
 
 
 def known_step(step: str, policy: Policy, where: str) -> None:
-    """Raises SluiceError where the policy has no such step."""
+    """Raises GateClosed where the policy has no such step."""
     steps = registry.steps_of(policy)
     if step not in steps:
-        raise SluiceError(f"{where}: no step {step!r} in the policy; it has {', '.join(steps)}")
+        raise closed("step", f"no step {step!r} in the policy; it has {', '.join(steps)}", where)
 
 
 def run(params: Params, settings: Settings) -> Receipt:

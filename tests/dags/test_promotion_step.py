@@ -2,33 +2,67 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from airflow.providers.standard.triggers.temporal import TimeDeltaTrigger
-from airflow.sdk.exceptions import TaskDeferred
+from airflow.sdk.exceptions import AirflowException, AirflowTaskTimeout, TaskDeferred
 
-from plugins import operators
-from plugins.operators import PromotionStepOperator
+from jobs.alerts import Alert
+from plugins import callbacks, operators
+from plugins.operators import GateFailure, PromotionStepOperator
+
+AWAY = AirflowException("MLflow does not answer")
+Answer = str | BaseException
 
 
 class Jobs:
     """Answers of the two jobs of a step; the jobs themselves are tested on a real registry."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, *outcomes: str) -> None:
-        self.left, self.calls = list(outcomes), list[str]()
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *answers: Answer) -> None:
+        self.left, self.calls = list(answers), list[str]()
         monkeypatch.setattr(operators, "call_job", self.call)
 
     def call(self, job: str, arguments: dict[str, Any]) -> dict[str, Any]:
         assert arguments == {"version": "7", "step": "canary_5"}
         self.calls.append(job)
-        return {"facts": {"outcome": self.left.pop(0)}}
+        answer = self.left.pop(0)
+        if isinstance(answer, BaseException):
+            raise answer
+        return {"facts": {"outcome": answer}}
 
 
 def operator() -> PromotionStepOperator:
     return PromotionStepOperator(
         task_id="run_canary_5", arguments={"version": "7", "step": "canary_5"}, poll_seconds=30.0
     )
+
+
+def context(run: str = "r1") -> Any:
+    return {"task": operator(), "dag_run": SimpleNamespace(run_id=run)}
+
+
+def held(method: str = "execute", **state: int) -> TaskDeferred:
+    """The deferral of a look, as Airflow makes it: a new operator, and what the last one stored."""
+    with pytest.raises(TaskDeferred) as waiting:
+        getattr(operator(), method)(context(), **state)
+    return waiting.value
+
+
+def looks(times: int) -> TaskDeferred:
+    """A step that is looked at so many times, and held each time."""
+    wait = held()
+    for _ in range(times - 1):
+        wait = held(wait.method_name, **(wait.kwargs or {}))
+    return wait
+
+
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch) -> list[Alert]:
+    found: list[Alert] = []
+    monkeypatch.setattr(callbacks, "raise_alerts", lambda _, alerts: found.extend(alerts))
+    return found
 
 
 def test_an_undecided_step_defers_and_a_new_process_goes_on_from_the_stored_trigger(
@@ -54,3 +88,62 @@ def test_a_step_that_was_passed_before_a_restart_is_not_judged_again(monkeypatch
     jobs = Jobs(monkeypatch, "pass")
     operator().execute({})
     assert jobs.calls == ["start_step"]
+
+
+def test_a_registry_that_is_away_at_the_start_holds_the_step_which_is_started_afterwards(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    jobs = Jobs(monkeypatch, AWAY, "running", "pass")
+    wait = held()
+    assert getattr(operator(), wait.method_name)(context(), None, **wait.kwargs)["facts"]["outcome"] == "pass"
+    assert jobs.calls == ["start_step", "start_step", "judge_step"]
+
+
+@pytest.mark.parametrize(
+    "trouble", [AWAY, ValueError("a bug of a library"), AirflowTaskTimeout("the lake hangs")]
+)
+def test_trouble_of_a_look_is_no_verdict_and_the_running_step_is_judged_again(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, trouble: BaseException
+) -> None:
+    jobs = Jobs(monkeypatch, "running", trouble, "pass")
+    wait = held()
+    assert str(trouble) in caplog.text
+    assert isinstance(wait.trigger, TimeDeltaTrigger)
+    assert getattr(operator(), wait.method_name)(context(), None, **wait.kwargs)["facts"]["outcome"] == "pass"
+    assert jobs.calls == ["start_step", "judge_step", "judge_step"]
+
+
+@pytest.mark.parametrize("before", [(), ("running",)])
+def test_a_closed_gate_fails_the_step_at_once_and_keeps_the_page_that_shows_why(
+    monkeypatch: pytest.MonkeyPatch, before: tuple[str, ...]
+) -> None:
+    Jobs(monkeypatch, *before, GateFailure("too slow", "promotions/7.html"))
+    step = operator()
+    with pytest.raises(GateFailure, match="too slow"):
+        step.execute(context())
+    assert step.report == "promotions/7.html"
+
+
+def test_trouble_that_lasts_is_told_its_owner_as_one_alert_of_the_step(
+    monkeypatch: pytest.MonkeyPatch, told: list[Alert]
+) -> None:
+    Jobs(monkeypatch, AWAY, AWAY, "running", *[AWAY] * 4)
+    wait = looks(2)
+    assert not told  # a restart is no news
+    wait = held(wait.method_name, **(wait.kwargs or {}))
+    wait = held(wait.method_name, **(wait.kwargs or {}))
+    assert not told  # it had answered in between
+    for _ in range(2):
+        wait = held(wait.method_name, **(wait.kwargs or {}))
+    assert {alert.key.split("/", 1)[0] for alert in told} == {"step-held"}
+    assert len({alert.key for alert in told}) == 1
+    assert "MLflow does not answer" in told[0].cause
+
+
+def test_an_alert_that_cannot_be_recorded_does_not_end_the_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(callbacks, "raise_alerts", full)
+    Jobs(monkeypatch, *[AWAY] * 4)
+    assert looks(4).method_name == "start"

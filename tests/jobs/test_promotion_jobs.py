@@ -156,9 +156,9 @@ def test_no_step_is_skipped_and_none_is_judged_before_it_starts(place: Settings,
     checked(place, new)
     with pytest.raises(GateClosed, match="shadow has not passed"):
         begin(place, new, "canary_5")
-    with pytest.raises(SluiceError, match="running step is none"):
+    with pytest.raises(GateClosed, match="running step is none"):
         look(place, new, "shadow")
-    with pytest.raises(SluiceError, match="no step 'canary_7'"):
+    with pytest.raises(GateClosed, match="no step 'canary_7'"):
         begin(place, new, "canary_7")
     with pytest.raises(GateClosed, match="no passed verdict"):
         promote.run(promote.Params(version=new), place)
