@@ -22,6 +22,7 @@ from jobs.promotion import state as registry_state
 from jobs.promotion.state import Routing, read_routing, read_version, registry_client
 from jobs.serving.bundle import ModelBundle
 from jobs.serving.routing import in_canary
+from jobs.training.bundle_writer import bundle_digest
 from tests.served_bundles import logistic_graph, register, write_bundle
 
 pytest_plugins = ("tests.served_bundles",)
@@ -49,21 +50,29 @@ def offer(
     gate: str = "automatic",
     bias: float = -3.0,
     feature_version: str = FEATURE_VERSION,
+    scored_apart: float = 0.0,
     **tags: str,
 ) -> str:
-    """A version judged against the present champion, with bundle and reference, under alias challenger."""
+    """A version judged against the present champion, with bundle and reference, under alias challenger.
+
+    `scored_apart` is by how much its offline scores differ from those of its bundle.
+    """
     graph = logistic_graph({0: 1.0}, bias, len(MODEL_FEATURES))
     folder = write_bundle(
         tmp_path / f"bundle{time.time_ns()}", MODEL_FEATURES, graph, feature_version=feature_version
     )
     aliases = registry_state.read_aliases(registry_client(settings), settings.model_name)
-    judged = {"judged_against": aliases.get("champion", ""), "author": "sluice"}
+    judged = {
+        "judged_against": aliases.get("champion", ""),
+        "bundle_digest": bundle_digest(folder),
+        "author": "sluice",
+    }
     marks = {f"sluice.{key}": value for key, value in (judged | tags).items()}
     client, version = register(settings, folder, {"sluice.gate": gate, **marks})
     rows = features_of(2000, 1)
     scores = ModelBundle.load(folder).score(rows.to_numpy(dtype=np.float32))
     reference = rows.assign(
-        score=scores, is_fraud=0, amount_minor=100, event_time=datetime(2026, 1, 1, tzinfo=UTC)
+        score=scores + scored_apart, is_fraud=0, amount_minor=100, event_time=datetime(2026, 1, 1, tzinfo=UTC)
     )
     file = tmp_path / "reference.parquet"
     reference.to_parquet(file)

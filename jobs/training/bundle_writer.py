@@ -34,6 +34,7 @@ from jobs.serving.bundle import (
 from jobs.serving.tree_reasons import TREES
 from jobs.training.onnx_files import session_of
 
+LIVE_DRILLS = ("slow", "shifted_scores")  # spoil the bundle after its evaluation
 SLOW_TARGET_MS = 24.0  # slow beside an honest model, yet within a shadow on a busy machine
 SLOW_WIDTH = 32
 SHIFT = 0.35  # of the way to certainty: enough to turn approvals into reviews

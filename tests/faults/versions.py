@@ -25,6 +25,7 @@ from jobs.conf.settings import Settings
 from jobs.features.declarations import FEATURE_VERSION, MODEL_FEATURES
 from jobs.promotion import state as registry
 from jobs.serving.bundle import ModelBundle
+from jobs.training.bundle_writer import bundle_digest
 from tests.faults.load import drawn
 from tests.served_bundles import _model, register, write_bundle
 
@@ -184,6 +185,7 @@ def add_version(
         registry.TAG_GATE: registry.GATE_AUTOMATIC,
         registry.TAG_AUTHOR: "sluice",
         registry.TAG_JUDGED_AGAINST: aliases.get(registry.CHAMPION, ""),
+        registry.TAG_BUNDLE_DIGEST: bundle_digest(bundle),
     }
     client, version = register(settings, bundle, judged | dict(tags))
     rows = rows_by_day()

@@ -10,12 +10,9 @@ from pydantic import ValidationError
 
 from jobs.conf.settings import Settings
 from jobs.core import GateClosed, Receipt, SluiceError
-from jobs.promotion import approve, check, judge_step, promote, roll_back
+from jobs.promotion import approve, judge_step, promote, roll_back
 from jobs.promotion import state as registry_state
 from jobs.promotion.state import Routing, registry_client
-from jobs.serving.bundles import fetch_bundle
-from jobs.training.bundle_writer import bundle_digest
-from tests.faults import versions
 from tests.promotion_support import begin, checked, crown, look, offer, routing, tag, traffic
 
 pytest_plugins = ("tests.promotion_support",)
@@ -366,31 +363,3 @@ def test_an_approval_does_not_outlive_a_refusal(place: Settings, tmp_path: Path)
     registry_state.write_tags(registry_client(place), place.model_name, new, judged)
     point(place, "challenger", new)
     assert checked(place, new).facts["approved"] is False
-
-
-@pytest.mark.parametrize(("drill", "passes"), [("none", False), ("", False), ("slow", True)])
-def test_a_bundle_other_than_the_judged_one_is_refused_outside_a_drill(
-    place: Settings, tmp_path: Path, drill: str, passes: bool
-) -> None:
-    version = offer(place, tmp_path, drill=drill, bundle_digest="0" * 48)
-    if passes:
-        assert checked(place, version).facts["outcome"] == "pass"
-        return
-    with pytest.raises(GateClosed, match="not the bundle that the gate judged"):
-        checked(place, version)
-
-
-def test_a_version_whose_graph_raises_is_refused(place: Settings, tmp_path: Path) -> None:
-    crowned = versions.crown(place, tmp_path, versions.graph())
-    raising = versions.offer(place, tmp_path, versions.graph("raises", always=True))
-    with pytest.raises(GateClosed, match="a row of zeros or of gaps"):
-        check.run(check.Params(version=raising), place)
-    assert tag(place, raising, "promotion") == "refused"
-    assert routing(place).champion == crowned
-
-
-def test_the_judged_bundle_itself_passes(place: Settings, tmp_path: Path) -> None:
-    version = offer(place, tmp_path, drill="none")
-    tags = {"sluice.bundle_digest": bundle_digest(fetch_bundle(place, version))}
-    registry_state.write_tags(registry_client(place), place.model_name, version, tags)
-    assert check.run(check.Params(version=version), place).facts["outcome"] == "pass"
