@@ -1,8 +1,8 @@
 """Alert where alias `champion` points at a version that serving does not accept.
 
 In: the registry, after the alias was moved. Out: an alert, once for each move; a receipt with who serves.
-Serving follows the alias only to a version with a completed promotion record, or to the one under `previous`;
-whatever else the alias says, the last accepted champion goes on.
+Serving follows the alias only to a version with a completed promotion record, or to the one under `previous`
+if it had one once; whatever else the alias says, the last accepted champion goes on.
 Errors: SluiceError where the registry does not answer.
 """
 
@@ -30,7 +30,8 @@ def run(params: Params, settings: Settings) -> Receipt:
     client, name = registry_client(settings), settings.model_name
     previous = read_aliases(client, name).get("previous", "")
     routing = read_routing(client, name)
-    back = f"set alias champion back to version {previous}" if previous else "set alias champion back"
+    known = previous not in ("", params.version)
+    back = f"set alias champion back to version {previous}" if known else "set alias champion back"
     alerts = [
         Alert(
             key=f"champion-refused/{name}/{params.version}/{params.run}",

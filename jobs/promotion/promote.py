@@ -61,10 +61,8 @@ def run(params: Params, settings: Settings) -> Receipt:
         missing = [step for step in required_steps(policy, bool(old)) if step not in passed]
         if missing or not promotion:
             raise closed("steps", f"no passed verdict for {', '.join(missing) or 'its check'}", where)
-        tags = {registry.TAG_PREVIOUS: old} if old else {}
-        registry.write_tags(
-            client, name, params.version, {**tags, registry.TAG_PROMOTION: registry.COMPLETED}
-        )
+        tags = {registry.TAG_PREVIOUS: old, registry.TAG_PROMOTION: registry.COMPLETED}
+        registry.write_tags(client, name, params.version, tags)
         if old:
             registry.move_alias(client, name, registry.PREVIOUS, old)
         registry.move_alias(client, name, registry.CHAMPION, params.version)

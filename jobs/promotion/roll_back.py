@@ -7,8 +7,8 @@ as doing it once: the first reason stays, and without a version nothing more is 
 until a version is promoted. A dry run says what would be taken back.
 With a promotion's id it takes back that promotion only, while it is under way: it never touches a version
 that was not offered, was refused, or is champion for good.
-Errors: SluiceError where there is no such version, where it is champion and nothing came before it, or where
-alias champion was moved to it by hand, so that the version that serves is not known here.
+Errors: SluiceError where there is no such version, where it is champion and nothing that served came before
+it, or where alias champion was moved to it by hand, so that the version that serves is not known here.
 """
 
 from __future__ import annotations
@@ -87,6 +87,11 @@ def _champion_back(
     if before is None:
         raise SluiceError(
             f"roll_back version {state.version}: previous names version {target}, which is gone"
+        )
+    if not registry.has_served(before):
+        raise SluiceError(
+            f"roll_back version {state.version}: previous names version {target}, which never served; "
+            "give previous to the version that shall serve"
         )
     registry.move_alias(client, name, registry.CHAMPION, target)
     if before.tag(registry.TAG_PROMOTION) != registry.COMPLETED:

@@ -50,7 +50,8 @@ TAG_PROMOTION_REASON: Final = "sluice.promotion_reason"
 TAG_STEP: Final = "sluice.step"
 TAG_STEP_STARTED_AT: Final = "sluice.step_started_at"
 TAG_PERCENT: Final = "sluice.percent"
-TAG_PREVIOUS: Final = "sluice.previous"  # the champion that this version replaced
+# the champion that this version replaced, "" for none; it stays, so whoever has it passed every step once
+TAG_PREVIOUS: Final = "sluice.previous"
 TAG_MONITORED: Final = "sluice.monitored"  # last monitored day as champion, its decision, its report
 TAG_ARCHIVED: Final = "sluice.archived"  # the day for which maintenance let go of what it was trained on
 
@@ -251,8 +252,8 @@ def routing_of(aliases: Mapping[str, str], look_up: LookUp) -> Routing:
     """Who serves, by the aliases and the versions that they name.
 
     The champion counts only with a completed promotion record, or when it is the version of the alias
-    `previous` (a person's way back). Any other move is named in `alerts` and gives champion None: the
-    caller keeps the last champion that it accepted.
+    `previous` and had one once (a person's way back). Any other move is named in `alerts` and gives champion
+    None: the caller keeps the last champion that it accepted.
     """
     alerts: list[str] = []
     champion = _accepted_champion(aliases, look_up, alerts)
@@ -299,17 +300,20 @@ def _accepted_champion(aliases: Mapping[str, str], look_up: LookUp, alerts: list
     version = aliases.get(CHAMPION)
     if version is None:
         return None
-    if version == aliases.get(PREVIOUS):
-        return version
     state = look_up(version)
     record = state.tag(TAG_PROMOTION) if state else ""
-    if record == COMPLETED:
+    if record == COMPLETED or (version == aliases.get(PREVIOUS) and has_served(state)):
         return version
     alerts.append(
         f"alias champion points at version {version} whose promotion record is "
         f"{record or 'missing'}: not served; move it back, or promote the version through challenger"
     )
     return None
+
+
+def has_served(state: VersionState | None) -> bool:
+    """Whether a version has ever completed a promotion, whatever became of it since."""
+    return state is not None and (state.tag(TAG_PROMOTION) == COMPLETED or TAG_PREVIOUS in state.tags)
 
 
 def _running_challenger(aliases: Mapping[str, str], look_up: LookUp) -> tuple[str | None, str]:

@@ -128,8 +128,6 @@ def test_a_champion_moved_by_hand_is_not_followed_and_is_told(place: Settings, t
     found = routing(place)
     assert found.champion is None
     assert f"version {new}" in found.alerts[0]
-    client.set_registered_model_alias(place.model_name, "previous", new)
-    assert routing(place).champion == new
 
 
 def test_a_failed_promotion_of_the_champion_offered_again_does_not_demote_it(
@@ -287,13 +285,45 @@ def test_taking_back_a_champion_moved_by_hand_asks_for_the_alias(place: Settings
     assert tag(place, new, "promotion") == "rolled_back"
 
 
-def test_going_back_writes_no_completed_record(place: Settings, tmp_path: Path) -> None:
-    blocked = offer(place, tmp_path, gate="blocked")
-    new = offer(place, tmp_path)
-    crown_over(place, blocked, new)
-    take_back(place, new)
-    assert tag(place, blocked, "promotion") == ""
-    assert routing(place) == Routing(champion=blocked)  # the version that a person put under previous
+@pytest.mark.parametrize("record", ["", "rolled_back", "refused"])
+def test_previous_set_by_hand_gives_no_traffic_to_a_version_that_never_served(
+    place: Settings, tmp_path: Path, record: str
+) -> None:
+    old = offer(place, tmp_path)
+    crown(place, old)
+    unproven = offer(place, tmp_path, promotion=record)
+    point(place, "previous", unproven)
+    point(place, "champion", unproven)
+    assert routing(place).champion is None
+    assert f"version {unproven}" in routing(place).alerts[0]
+    point(place, "champion", old)
+    with pytest.raises(SluiceError, match="never served"):
+        take_back(place, old)
+    assert routing(place).champion == old
+
+
+@pytest.mark.usefixtures("no_wait")
+def test_a_first_champion_that_is_offered_again_can_be_gone_back_to_all_the_while(
+    place: Settings, tmp_path: Path
+) -> None:
+    first = offer(place, tmp_path)
+    approve.run(approve.Params(version=first, person="grace"), place)
+    checked(place, first)
+    begin(place, first, "shadow")
+    traffic(place, "shadow", "", first)
+    look(place, first, "shadow")
+    promote.run(promote.Params(version=first), place)
+    second = offer(place, tmp_path)
+    crown_over(place, first, second)
+    judged = {"sluice.judged_against": second}
+    registry_state.write_tags(registry_client(place), place.model_name, first, judged)
+    point(place, "challenger", first)
+    checked(place, first)
+    assert tag(place, first, "promotion") == "offered"
+    take_back(place, second)
+    assert routing(place).champion == first
+    assert routing(place).alerts == ()
+    assert tag(place, first, "promotion") == "offered"  # going back completes nothing
 
 
 def test_a_champion_alias_that_is_gone_makes_nothing_a_first_version(place: Settings, tmp_path: Path) -> None:

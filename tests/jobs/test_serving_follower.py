@@ -118,10 +118,26 @@ def test_a_champion_moved_by_hand_is_not_served_and_alerts(installation: Setting
     assert follower.state.champion is not None
     assert follower.state.champion.version == promoted
     assert any(f"version {unproven}" in alert for alert in follower.state.alerts)
-    # the way back, to the alias previous, is a person's right
+    # nor does naming it previous make it one to go back to
     client.set_registered_model_alias(name, "previous", unproven)
     follower.poll()
-    assert follower.state.champion.version == unproven
+    assert follower.state.champion.version == promoted
+    assert follower.state.alerts
+
+
+@pytest.mark.parametrize("record", ["completed", "rolled_back"])
+def test_a_version_that_served_is_gone_back_to_by_hand(
+    installation: Settings, bundle: Path, record: str
+) -> None:
+    client, promoted = register(installation, bundle, COMPLETED)
+    _, before = register(installation, bundle, {"sluice.promotion": record, "sluice.previous": ""})
+    name = installation.model_name
+    for alias, version in (("previous", before), ("champion", promoted), ("champion", before)):
+        client.set_registered_model_alias(name, alias, version)
+    follower = follower_of(installation)
+    follower.poll()
+    assert follower.state.champion is not None
+    assert follower.state.champion.version == before
     assert follower.state.alerts == ()
 
 
