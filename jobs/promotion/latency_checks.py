@@ -1,5 +1,7 @@
 """Latency of a step: against the champion in the same window; absolute where none answers in this window.
 
+In blue-green, where none ever answers beside it, also against the champion in the window before.
+
 Latency comes in bursts that hit both variants: slices of time are what the bootstrap draws, and the bound
 stands as many of its standard deviations off as Student's t with one degree of freedom less than slices asks
 for. A shadow score is made after the response, when the machine has time: its latency has no champion's to
@@ -54,24 +56,48 @@ def _relative(look: Look, slow: pd.DataFrame, base: pd.DataFrame, policy: Policy
     columns = slow["latency_ms"], base["latency_ms"]
     ratio, lower = _ratio_bound(*columns, slices, quantile, look.alpha / 2)
     _, median_lower = _ratio_bound(*columns, slices, 0.5, look.alpha / 2)
-    # bursts hide a constant delay in the tail of a small sample, never in the median
-    added = float(columns[0].median() - columns[1].median())
-    typical = median_lower > limit and (ratio > limit or added > policy.gate.latency_p99_ms / 2)
     name = f"p{quantile * 100:.0f} latency / champion"
-    if lower > limit or typical:
-        detail = f"{name} is {ratio:.1f}, allowed {limit:g}; a typical answer takes {added:.1f} ms more"
-        return made_check(name, Outcome.FAIL, ratio, limit, detail)
+    if lower > limit or _is_typical(*columns, ratio, median_lower, policy):
+        return _too_slow(name, ratio, *columns, limit)
     return made_check(name, Outcome.PASS, ratio, limit)
 
 
+def _is_typical(slow: pd.Series, base: pd.Series, ratio: float, median_lower: float, policy: Policy) -> bool:
+    """Bursts hide a constant delay in the tail of a small sample, never in the median."""
+    limit, added = policy.canary.latency_ratio_max, _added(slow, base)
+    return median_lower > limit and (ratio > limit or added > policy.gate.latency_p99_ms / 2)
+
+
+def _added(slow: pd.Series, base: pd.Series) -> float:
+    return float(slow.median() - base.median())
+
+
+def _too_slow(name: str, ratio: float, slow: pd.Series, base: pd.Series, limit: float) -> Check:
+    added = f"a typical answer takes {_added(slow, base):.1f} ms more"
+    return made_check(name, Outcome.FAIL, ratio, limit, f"{name} is {ratio:.1f}, allowed {limit:g}; {added}")
+
+
 def _absolute(look: Look, slow: pd.DataFrame, policy: Policy) -> Check:
-    """Where no champion answers beside it, both the policy's absolute limit and the ratio must be broken."""
-    quantile = _quantile_for(len(slow))
+    """Where no champion answers beside it, both the policy's absolute limit and the ratio must be broken.
+
+    Blue-green gives to everybody what no canary has compared: there the ratio alone is enough, where a
+    typical answer shows it. Another time has other bursts, and those are in the tail.
+    """
+    quantile, blue_green = _quantile_for(len(slow)), policy.canary.mode == "blue_green"
     label, limit = f"p{quantile * 100:.0f} latency ms", policy.gate.latency_p99_ms
-    value, lower = _quantile_bound(slow, quantile, look.alpha)
-    before = _timed(look.evidence.champion_before)["latency_ms"]
+    alpha = look.alpha / 2 if blue_green else look.alpha
+    value, lower = _quantile_bound(slow, quantile, alpha)
+    before = _timed(look.evidence.champion_before)
     if percent_of(look.evidence.step) and len(before) >= FIRST_LOOK:
-        limit = max(limit, policy.canary.latency_ratio_max * float(np.quantile(before, quantile)))
+        columns = slow["latency_ms"], before["latency_ms"]
+        usual = float(np.quantile(columns[1], quantile))
+        limit = max(limit, policy.canary.latency_ratio_max * usual)
+        if blue_green:
+            slices = [*_time_slices(slow["seconds"]), *_time_slices(before["seconds"])]
+            ratio, median_lower = _ratio_bound(*columns, slices, 0.5, alpha, same_times=False)
+            if _is_typical(*columns, value / max(usual, FASTEST_MS), median_lower, policy):
+                name = "median latency / champion before"
+                return _too_slow(name, ratio, *columns, policy.canary.latency_ratio_max)
     if lower > limit:
         return made_check(label, Outcome.FAIL, value, limit, f"{label} is {value:.1f}, allowed {limit:.1f}")
     return made_check(label, Outcome.PASS, value, limit)
@@ -119,13 +145,19 @@ def _log_bound(value: float, drawn: Floats, alpha: float) -> float:
 
 
 def _ratio_bound(
-    slow: pd.Series, base: pd.Series, slices: list[npt.NDArray[np.int64]], quantile: float, alpha: float
+    slow: pd.Series,
+    base: pd.Series,
+    slices: list[npt.NDArray[np.int64]],
+    quantile: float,
+    alpha: float,
+    *,
+    same_times: bool = True,
 ) -> tuple[float, float]:
-    """Ratio of a quantile of two variants and its lower bound; both are drawn from the same times."""
+    """Ratio of a quantile of two variants and its lower bound; variants of the same times are drawn alike."""
     weights = _weights()
     first, second = (np.maximum(each.to_numpy(dtype=np.float64), FASTEST_MS) for each in (slow, base))
     top = _drawn_quantiles(first, slices[0], weights, quantile)
-    bottom = _drawn_quantiles(second, slices[1], weights, quantile)
+    bottom = _drawn_quantiles(second, slices[1], weights if same_times else weights[::-1], quantile)
     ratio = float(np.quantile(first, quantile)) / float(np.quantile(second, quantile))
     return ratio, _log_bound(log(ratio), np.log(top / bottom), alpha)
 

@@ -16,6 +16,8 @@ from jobs.promotion.verdict import judge
 from tests.faults.canaries import SECONDS_ALLOWED
 from tests.promotion_trials import CUSTOMERS, DEMO, FAULTY, promotion, seen
 
+BLUE_GREEN = DEMO.model_copy(update={"canary": DEMO.canary.model_copy(update={"mode": "blue_green"})})
+
 
 def check_named(evidence: StepEvidence, name: str, policy: Policy = DEMO) -> Check:
     return next(check for check in judge(evidence, policy).checks if check.name.startswith(name))
@@ -220,12 +222,26 @@ def test_without_a_champion_only_too_many_known_frauds_tell_anything(score: floa
 
 
 def test_blue_green_goes_from_shadow_to_everybody() -> None:
-    changed = DEMO.canary.model_copy(update={"mode": "blue_green"})
-    blue_green = DEMO.model_copy(update={"canary": changed})
-    assert steps_of(blue_green) == ("shadow", "canary_100")
-    assert promotion(7, "identical", blue_green).step == ""
-    assert promotion(7, "raises", blue_green).step == "canary_100"
-    assert promotion(7, "shuffled", blue_green).step == "shadow"
+    assert steps_of(BLUE_GREEN) == ("shadow", "canary_100")
+    assert promotion(7, "identical", BLUE_GREEN).step == ""
+    assert promotion(7, "raises", BLUE_GREEN).step == "canary_100"
+    assert promotion(7, "shuffled", BLUE_GREEN).step == "shadow"
+
+
+def test_a_slow_version_that_blue_green_gives_to_everybody_is_stopped_and_good_ones_are_not() -> None:
+    slow = [promotion(seed, "slow", BLUE_GREEN) for seed in range(3)]
+    assert {each.step for each in slow} == {"canary_100"}
+    assert all("latency" in each.reason and each.seconds < SECONDS_ALLOWED for each in slow)
+    assert {promotion(seed, "identical", BLUE_GREEN, held=20).step for seed in range(8)} == {""}
+
+
+def test_a_busier_hour_than_the_one_before_is_not_the_challengers_fault() -> None:
+    evidence = seen(7, "canary_100")
+    busy = evidence.challenger["seconds"].mod(3.0).lt(1.0)  # a third of the time, where it was a tenth
+    slower = evidence.challenger["latency_ms"].where(~busy, evidence.challenger["latency_ms"] * 6)
+    evidence = replace(evidence, challenger=evidence.challenger.assign(latency_ms=slower))
+    judged = [check for check in judge(evidence, BLUE_GREEN).checks if "latency" in check.name]
+    assert [check.outcome for check in judged] == [Outcome.PASS]
 
 
 def test_the_trials_have_customers_who_pay_often() -> None:
