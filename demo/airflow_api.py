@@ -164,5 +164,5 @@ class Airflow:
                 continue
             if answer.status_code >= 400:
                 raise SluiceError(f"Airflow: {method} {path}: {answer.status_code} {answer.text[:500]}")
-            return dict(answer.json()) if answer.content else {}
+            return dict(answer.json() or {}) if answer.content else {}
         raise SluiceError(f"Airflow at {self.address} refuses our token; `make down`, then `make up`")
