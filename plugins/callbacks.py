@@ -16,28 +16,26 @@ log = logging.getLogger(__name__)
 
 def report_failure(context: Context) -> None:
     """Alert the owner that a task failed, once per task and run."""
-    task = context["task"]
-    run = context["dag_run"].run_id
-    alert = Alert(
-        key=f"task-failed/{task.dag_id}/{task.task_id}/{run}",
-        cause=f"{task.dag_id}.{task.task_id} failed in run {run}: {context.get('exception')}",
-        owner=task.owner,
-        action="read the DAG's page: it says what its failure means and what to do",
-    )
-    raise_alerts(settings(), [alert])
+    action = "read the DAG's page: it says what its failure means and what to do"
+    raise_alerts(settings(), [_alert(context, "task-failed", "failed", context.get("exception"), action)])
 
 
 def report_held(context: Context, trouble: BaseException) -> None:
     """Alert the owner that a step of a promotion is held by trouble that lasts, once per step and run."""
-    task = context["task"]
-    run = context["dag_run"].run_id
-    alert = Alert(
-        key=f"step-held/{task.dag_id}/{task.task_id}/{run}",
-        cause=f"{task.dag_id}.{task.task_id} is held in run {run}: {trouble}",
-        owner=task.owner,
-        action="put right what its log names; the step goes on by itself",
-    )
+    action = "put right what its log names; the step goes on by itself"
+    alert = _alert(context, "step-held", "is held", trouble, action)
     try:
         raise_alerts(settings(), [alert])
     except Exception:  # a disk that is full holds the step as well, and must not end it
         log.exception("the alert %s was not recorded", alert.key)
+
+
+def _alert(context: Context, kind: str, what: str, trouble: object, action: str) -> Alert:
+    """What happened to the context's task, under a key of its own for each kind, task and run."""
+    task, run = context["task"], context["dag_run"].run_id
+    return Alert(
+        key=f"{kind}/{task.dag_id}/{task.task_id}/{run}",
+        cause=f"{task.dag_id}.{task.task_id} {what} in run {run}: {trouble}",
+        owner=task.owner,
+        action=action,
+    )

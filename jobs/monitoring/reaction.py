@@ -21,7 +21,7 @@ from jobs.alerts import raise_alerts
 from jobs.conf.contract import contract_of
 from jobs.conf.policy import Retrain, policy_of
 from jobs.conf.settings import Settings
-from jobs.core import DayParams, Receipt, Stopwatch, StrictModel, midnight
+from jobs.core import DayParams, Receipt, Stopwatch, StrictModel
 from jobs.lake.store import Lake, lake_of
 from jobs.lake.tables import REACTIONS
 from jobs.monitoring.curves import draw
@@ -38,7 +38,7 @@ from jobs.monitoring.figures import (
     read_champion,
     read_figures,
 )
-from jobs.training.due import last_training, new_matured_rows, what_forbids
+from jobs.training.due import hours_since, last_training, new_matured_rows, what_forbids
 
 READS: tuple[str, ...] = ("monitoring", "transactions", "registry")
 WRITES: tuple[str, ...] = ("reactions",)
@@ -123,7 +123,7 @@ def run(params: Params, settings: Settings) -> Receipt:
     trained = last_training(settings)
     decided = last_retrain_decision(lake, day)
     latest = max((each for each in (trained, decided) if each), default=None)
-    hours = (midnight(day) - midnight(latest)).total_seconds() / 3600 if latest else None
+    hours = hours_since(latest, day) if latest else None
     maturity = contract_of(settings).labels.maturity_days
     rows = new_matured_rows(lake, trained, day, maturity)
     yesterday = read_figures(lake, day - timedelta(days=1), DRIFT)

@@ -35,6 +35,11 @@ def last_training(settings: Settings) -> date | None:
     return max((date.fromisoformat(day) for day in days if day), default=None)
 
 
+def hours_since(trained: date, day: date) -> float:
+    """From the midnight that a training was for to that of a day."""
+    return (midnight(day) - midnight(trained)).total_seconds() / 3600
+
+
 def new_matured_rows(lake: Lake, trained: date | None, day: date, maturity_days: int) -> int:
     """Transactions that matured after the last training, as far as they were known on the day."""
     last = day - timedelta(days=maturity_days)
@@ -54,8 +59,7 @@ def require_due(settings: Settings, day: date) -> None:
     trained = last_training(settings)
     if trained is None:
         return
-    hours = (midnight(day) - midnight(trained)).total_seconds() / 3600
     rows = new_matured_rows(lake_of(settings), trained, day, contract_of(settings).labels.maturity_days)
-    reason = what_forbids(hours, rows, policy_of(settings).retrain)
+    reason = what_forbids(hours_since(trained, day), rows, policy_of(settings).retrain)
     if reason:
         raise NothingToDo(f"no weekly training as of {day}: {reason}; with a reason of its own one may begin")
