@@ -1,8 +1,7 @@
 """LocalExecutor whose workers have the heavy libraries in memory before their first task.
 
 Tasks are forked from workers, and workers from the scheduler: what the scheduler has imported costs a
-task nothing and shares its pages. Only imports happen here: a thread pool that a library starts by
-computing would hang in the forked process.
+task nothing and shares its pages. Celery's workers import the same list themselves, see stack/environment.py.
 """
 
 from __future__ import annotations
@@ -13,33 +12,7 @@ import time
 
 from airflow.executors.local_executor import LocalExecutor
 
-HEAVY_MODULES = (
-    "great_expectations",
-    "mlflow",
-    "mlflow.pyfunc",
-    "feast",
-    "feast.infra.compute_engines.local.job",
-    "feast.infra.offline_stores.duckdb",
-    "redis",
-    "ibis.backends.duckdb",
-    "pyspark.sql.connect.session",
-    "delta",
-    "xgboost",
-    "torch",
-    "optuna",
-    "sklearn.linear_model",
-    "sklearn.metrics",
-    "evidently",
-    "evidently.presets",
-    "duckdb",
-    "deltalake",
-    "onnxruntime",
-    "onnx",
-    "onnxmltools",
-    "matplotlib.pyplot",
-    "boto3",
-    "httpx",
-)
+from plugins.heavy_modules import HEAVY_MODULES
 
 
 class WarmLocalExecutor(LocalExecutor):

@@ -15,10 +15,12 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from jobs.conf.settings import PREFIX, PROJECT_ROOT, TOKEN, Settings, load_settings
+from plugins.heavy_modules import HEAVY_MODULES
 
 ADMIN = "admin"
 APPROVER = "approver"  # somebody else than who trains: nobody approves a model of their own
 USERS = {ADMIN: "admin", APPROVER: "user"}  # with their roles
+TASKS_AT_ONCE = 4  # of one worker; pools say how many of a kind
 KEPT_PREFIXES = (PREFIX, "AWS_")
 BIN = Path(sys.executable).parent
 
@@ -97,8 +99,7 @@ def _airflow(settings: Settings) -> dict[str, str]:
         "CORE__DAGS_FOLDER": str(PROJECT_ROOT / "dags"),
         "CORE__PLUGINS_FOLDER": str(PROJECT_ROOT / "plugins"),
         "CORE__LOAD_EXAMPLES": "False",
-        "CORE__EXECUTOR": "plugins.warm_executor.WarmLocalExecutor",
-        "CORE__PARALLELISM": "4",
+        **_executor(settings),
         "CORE__MP_START_METHOD": "fork",
         "CORE__AUTH_MANAGER": (
             "airflow.api_fastapi.auth.managers.simple.simple_auth_manager.SimpleAuthManager"
@@ -134,6 +135,24 @@ def _airflow(settings: Settings) -> dict[str, str]:
         # Airflow warns against SQLite in production; docker/ has the same services on Postgres
         "_AIRFLOW__SKIP_DATABASE_EXECUTOR_COMPATIBILITY_CHECK": "1",
         **{f"AIRFLOW__{name}": value for name, value in configuration.items()},
+    }
+
+
+def _executor(settings: Settings) -> dict[str, str]:
+    """Who runs the tasks: the scheduler's own children, or Celery's workers, wherever they are."""
+    if not settings.celery_broker_url:
+        return {
+            "CORE__EXECUTOR": "plugins.warm_executor.WarmLocalExecutor",
+            "CORE__PARALLELISM": str(TASKS_AT_ONCE),
+        }
+    return {
+        "CORE__EXECUTOR": "CeleryExecutor",
+        "CELERY__BROKER_URL": settings.celery_broker_url,
+        "CELERY__RESULT_BACKEND": settings.celery_broker_url,
+        "CELERY__WORKER_CONCURRENCY": str(TASKS_AT_ONCE),
+        "CELERY__EXTRA_CELERY_CONFIG": json.dumps({"imports": HEAVY_MODULES}),
+        # then the broker gives an unfinished task to another worker; Airflow sees a dead one sooner
+        "CELERY_BROKER_TRANSPORT_OPTIONS__VISIBILITY_TIMEOUT": "86400",
     }
 
 

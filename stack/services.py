@@ -10,6 +10,7 @@ from jobs.conf.settings import Settings
 from stack.environment import BIN, host_and_port, secret
 
 OBJECT_STORAGE = "object-storage"
+WORKER = "airflow-worker"
 ACCESS_KEY = "sluice"  # the one account of the bundled S3-compatible server
 
 
@@ -44,6 +45,11 @@ def services(settings: Settings) -> list[Service]:
         Service("scoring", _scoring, settings.scoring_uri, "/ready"),
         Service("airflow-api", _airflow_api, settings.airflow_uri, "/api/v2/version"),
         Service("airflow-scheduler", _airflow("scheduler", "--skip-serve-logs")),
+        *(
+            [Service(WORKER, _airflow("celery", "worker", "--skip-serve-logs"))]
+            if settings.celery_broker_url
+            else []
+        ),
         Service("airflow-dag-processor", _airflow("dag-processor")),
         Service("airflow-triggerer", _airflow("triggerer", "--skip-serve-logs")),
     ]

@@ -52,6 +52,11 @@ class Settings(StrictModel):
     scoring_uri: str = Field("http://127.0.0.1:8000", description="scoring service")
     scoring_public_uri: str = Field("", description="scoring service's address for links, if another")
     airflow_uri: str = Field("http://127.0.0.1:8080", description="Airflow api-server")
+    celery_broker_url: str = Field(
+        "",
+        pattern=r"^(rediss?://\S+)?$",
+        description="Redis that hands tasks to Celery workers; empty: they run beside the scheduler",
+    )
     object_storage_uri: str = Field("", description="address of an S3-compatible server to run; empty: none")
     staging: str = Field(
         "", pattern=STAGING_NAME, description="a backfill's name: read and write its staged tables instead"

@@ -1,6 +1,6 @@
 """The whole chain in small: real scheduler, registry and S3-compatible server, two weeks of data.
 
-One installation is started for the module; the story is told once, and each test looks at one part of it.
+The story is told once (tests/e2e/conftest.py), and each test looks at one part of it.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import os
 import sqlite3
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from datetime import date, timedelta
 from pathlib import Path
@@ -24,7 +24,6 @@ from demo.chain import READING_SECONDS
 from jobs.alerts import FILE as ALERTS
 from jobs.backfill import ledger
 from jobs.backfill.command import main as sluice_backfill
-from jobs.conf.settings import Settings
 from jobs.lake.pins import pinned
 from jobs.lake.store import content_digest, lake_of
 from jobs.lake.tables import LABELS, LANDED_FILES, MONITORING, PREDICTIONS, QUARANTINE, SCORES, TRANSACTIONS
@@ -33,23 +32,10 @@ from stack.processes import ProcessFolder, resident_bytes, running_pid
 from stack.services import services
 from tests.browser import browse
 from tests.e2e import replayed
-from tests.e2e.story import FIRST, PLAN, ROOT, Story, days, newest_states, tell
-from tests.installation import installed
+from tests.e2e.story import FIRST, PLAN, ROOT, Story, days, newest_states
 
 pytestmark = pytest.mark.timeout(1500)
 PAGE = "document.querySelector('iframe')?.contentDocument"  # the page of the model, inside Airflow's
-
-
-@pytest.fixture(scope="module")
-def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
-    with installed(tmp_path_factory.mktemp("chain"), PLAN, overlay="small") as ours:
-        yield ours
-
-
-@pytest.fixture(scope="module")
-def story(installation: Settings) -> Story:
-    """The chain, told once."""
-    return tell(installation)
 
 
 def test_every_day_is_ingested_except_the_one_that_fails_its_gate(story: Story) -> None:
