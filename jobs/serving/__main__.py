@@ -100,12 +100,13 @@ def serve(config: Settings, token: str, *, take_over: bool = False) -> None:
     options = uvicorn.Config(
         app,
         workers=1,
+        http="httptools",
         access_log=False,
         log_level="warning",
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=GRACE_SECONDS,
     )
-    server = Server(options, app.state.service, policy_of(config).serving.drain_seconds)
+    server = Server(options, app.state.service, policy_of(config).serving)
     server.hand_over_at(place, listener, successor)
     server.run(sockets=[listener])
 

@@ -1,14 +1,15 @@
 """The scoring endpoints: bytes in, bytes out, and how they are documented.
 
 In: a request's body and its client's name. Out: 200 with an answer, 422 with the place of everything that is
-wrong, 429 where a batch costs more than its client has left, and for an explanation 503 where no model or no
-feature store answers and 504 where it takes too long.
+wrong, 429 where a batch costs more than its client has left, 504 where a batch or an explanation takes too
+long, and for an explanation 503 where no model or no feature store answers.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
@@ -51,12 +52,23 @@ DETAILS = {
     408: "the body did not come within 5 seconds",
     413: "the body is larger than 262144 bytes",
     429: "more than 200 requests a second of one client",
-    503: "no model answers: no_model",
-    504: "no explanation within 1 seconds",
 }
-UNEXPLAINED: dict[int | str, dict[str, Any]] = {
-    503: {"model": Problem, "description": "no model, or no feature store, answers now"},
-    504: {"model": Problem, "description": "the explanation took too long"},
+HALF_DONE = (
+    "{scored} of {rows} transactions were scored within {seconds:g} seconds, and logged: send them all again "
+    "in smaller batches; each counts in the windows once and gets the same features again"
+)
+OWN_REFUSALS: dict[str, dict[int | str, dict[str, Any]]] = {
+    "/score/batch": {
+        504: {"model": Problem, "description": "the batch took too long; what was scored is logged"}
+    },
+    "/explain": {
+        503: {"model": Problem, "description": "no model, or no feature store, answers now"},
+        504: {"model": Problem, "description": "the explanation took too long"},
+    },
+}
+OWN_DETAILS = {
+    "/score/batch": {504: HALF_DONE.format(scored=120, rows=200, seconds=5)},
+    "/explain": {503: "no model answers: no_model", 504: "no explanation within 1 seconds"},
 }
 
 
@@ -93,8 +105,10 @@ class Endpoints:
     async def score_batch(self, body: bytes, client: str) -> Reply:
         """The decisions on some transactions, one after the other, in their order.
 
-        All are checked before the first is scored. Between two of them other requests have their turn.
+        All are checked before the first is scored. Between two of them other requests have their turn. After
+        the policy's batch_seconds none is begun any more, and the refusal says how many were scored.
         """
+        end = time.monotonic() + self._policy.serving.batch_seconds
         rows = _parsed(MANY, body).transactions
         most = self._policy.serving.batch_rows_max
         if len(rows) > most:
@@ -103,9 +117,16 @@ class Endpoints:
             charge(self._window, client, len(rows) - 1)  # the request itself has cost one
         answers: list[ScoreAnswer] = []
         for row in rows:
+            if time.monotonic() >= end:
+                raise self._half_done(len(answers), len(rows))
             answers.append(await self._scorer.answer(row))
             await asyncio.sleep(0)
         return _reply(BatchAnswer(answers=answers))
+
+    def _half_done(self, scored: int, rows: int) -> Refused:
+        return Refused(
+            504, HALF_DONE.format(scored=scored, rows=rows, seconds=self._policy.serving.batch_seconds)
+        )
 
     async def explain(self, body: bytes, _client: str) -> Reply:
         """What moved the score of a transaction most; it is not recorded, logged or counted as an answer."""
@@ -178,7 +199,8 @@ def document(
     schemas = {"/score": ONE.json_schema(), "/score/batch": many, "/explain": ONE.json_schema()}
     answers = {"/score": ScoreAnswer, "/score/batch": BatchAnswer, "/explain": Explanation}
     for path, endpoint in endpoints.by_path().items():
-        refusals = REFUSALS | (UNEXPLAINED if path == "/explain" else {})
+        refusals = REFUSALS | OWN_REFUSALS.get(path, {})
+        details = DETAILS | OWN_DETAILS.get(path, {})
         app.add_api_route(
             path,
             _answered_in_front,
@@ -187,7 +209,9 @@ def document(
             summary=(endpoint.__doc__ or "").strip().splitlines()[0],
             description=endpoint.__doc__,
             response_model=answers[path],
-            responses={status: _with_example(status, said) for status, said in refusals.items()},
+            responses={
+                status: _with_example(said, details.get(int(status))) for status, said in refusals.items()
+            },
             openapi_extra={
                 "requestBody": {"required": True, "content": {"application/json": {"schema": schemas[path]}}},
                 **({"security": security} if security else {}),
@@ -224,7 +248,7 @@ def _reply(answer: BaseModel) -> Reply:
     return Reply(200, answer.model_dump_json().encode())
 
 
-def _with_example(status: int | str, said: dict[str, Any]) -> dict[str, Any]:
-    if status not in DETAILS:
+def _with_example(said: dict[str, Any], detail: str | None) -> dict[str, Any]:
+    if detail is None:
         return said
-    return said | {"content": {"application/json": {"example": {"detail": DETAILS[int(status)]}}}}
+    return said | {"content": {"application/json": {"example": {"detail": detail}}}}

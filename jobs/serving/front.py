@@ -123,7 +123,7 @@ class Front:
             if name == b"content-length" and value.isdigit() and int(value) > most:
                 raise _too_large(most)
         try:
-            async with asyncio.timeout(self._serving.body_seconds):
+            async with asyncio.timeout(self._serving.request_seconds):
                 message = await receive()
                 if message["type"] == "http.disconnect":
                     raise Disconnected
@@ -140,7 +140,7 @@ class Front:
                     body = b"".join(parts)
         except TimeoutError:
             raise Refused(
-                408, f"the body did not come within {self._serving.body_seconds:g} seconds", CLOSE
+                408, f"the body did not come within {self._serving.request_seconds:g} seconds", CLOSE
             ) from None
         if len(body) > most:
             raise _too_large(most)

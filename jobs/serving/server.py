@@ -1,5 +1,7 @@
 """Uvicorn's server with a stop that loses no request, and the handover to the next process.
 
+A connection without the whole head of a request is closed after the policy's request_seconds, a little late.
+
 On SIGTERM, or once a newcomer is ready, it accepts no more, and tells every client with its next answer to
 connect anew (`Connection: close`); connections that stay idle are closed after the policy's drain_seconds.
 """
@@ -13,19 +15,23 @@ from pathlib import Path
 
 import uvicorn
 
+from jobs.conf.policy import Serving
 from jobs.serving.app import Service
 from jobs.serving.handover import Predecessor, Successor
+from jobs.serving.heads import Heads
 
 LOOK_SECONDS = 0.02
+TICKS_A_LOOK = 5  # of a tenth of a second
 
 
 class Server(uvicorn.Server):
     """One scoring process."""
 
-    def __init__(self, config: uvicorn.Config, service: Service, drain_seconds: float) -> None:
+    def __init__(self, config: uvicorn.Config, service: Service, serving: Serving) -> None:
         super().__init__(config)
         self._service = service
-        self._drain_seconds = drain_seconds
+        self._drain_seconds = serving.drain_seconds
+        self._heads = Heads(serving.request_seconds)
         self._predecessor: Predecessor | None = None
         self._successor: Successor | None = None
 
@@ -42,6 +48,12 @@ class Server(uvicorn.Server):
             await asyncio.to_thread(self._successor.is_ready)
         if self._predecessor is not None:
             self._predecessor.start()
+
+    async def on_tick(self, counter: int) -> bool:
+        """Ten times a second, until it says that this process is to end."""
+        if counter % TICKS_A_LOOK == 0:
+            self._heads.look(self.server_state.connections, time.monotonic())
+        return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Let the connections end of themselves before uvicorn closes them."""
