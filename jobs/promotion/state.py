@@ -78,6 +78,7 @@ class Routing(StrictModel):
     challenger: str | None = None  # only while its shadow or canary step runs
     step: str = ""  # "" outside a promotion
     percent: int = 0  # share of customers whose answer comes from the challenger; 0 in shadow
+    previous: str | None = None  # whom a rollback of the champion would serve
     alerts: tuple[str, ...] = ()  # refused moves of aliases, each a sentence for a person
 
 
@@ -265,6 +266,7 @@ def routing_of(aliases: Mapping[str, str], look_up: LookUp) -> Routing:
         challenger=challenger,
         step=step,
         percent=percent_of(step),
+        previous=aliases.get(PREVIOUS) if aliases.get(PREVIOUS) != aliases.get(CHAMPION) else None,
         alerts=tuple(alerts),
     )
 

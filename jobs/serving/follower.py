@@ -5,6 +5,8 @@ Out: an immutable `ServingState` that is swapped as a whole; a request takes it 
 The state is also kept in `home/serving/state.json`, so that a restart without MLflow serves the same.
 A champion that is refused (moved by hand, not loadable, made for other features) changes nothing: the last
 accepted one goes on, with an alert. MLflow being down changes nothing either.
+The version of alias `previous` is kept loaded beside them, however long ago its promotion was: a rollback
+fetches nothing. That happens in a thread of its own once everything else is in place.
 A restarted service is ready after one look at the registry: a version may have been taken off meanwhile. One
 that hangs is not waited for.
 """
@@ -69,6 +71,36 @@ class ServedModel:
         return (time.perf_counter() - started) / 2  # it asks twice
 
 
+class WayBack:
+    """The version that a rollback would serve, loaded in the background; it takes no place of what serves."""
+
+    def __init__(self, load: Callable[[str], ServedModel]) -> None:
+        self.model: ServedModel | None = None
+        self._load = load
+        self._thread: threading.Thread | None = None
+        self._again = -math.inf
+        self._reason = ""
+
+    def keep(self, version: str | None) -> None:
+        """Have this version there soon; None where it is loaded elsewhere, or there is none."""
+        if self.model is not None and self.model.version != version:
+            self.model = None
+        loading = self._thread is not None and self._thread.is_alive()
+        if version is None or self.model is not None or loading or time.monotonic() < self._again:
+            return
+        self._thread = threading.Thread(target=self._warm, args=(version,), name="way-back", daemon=True)
+        self._thread.start()
+
+    def _warm(self, version: str) -> None:
+        try:
+            self.model = self._load(version)
+        except Exception as error:  # nothing is served by it yet
+            self._again = time.monotonic() + RETRY_SECONDS
+            if str(error) != self._reason:
+                LOGGER.warning("alias previous, version %s, is not loaded: %s", version, error)
+            self._reason = str(error)
+
+
 @dataclass(frozen=True)
 class ServingState:
     """Who answers now."""
@@ -114,6 +146,8 @@ class Follower:
         self._path = settings.home / "serving" / "state.json"
         self._client: MlflowClient | None = None
         self._loaded: OrderedDict[str, ServedModel] = OrderedDict()
+        self.way_back = WayBack(lambda version: ServedModel(version, self._checked(version, fetch=True)))
+        self._previous: str | None = None
         self._refused: dict[str, tuple[float, str]] = {}
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -174,6 +208,7 @@ class Follower:
 
     def accept(self, routing: Routing) -> None:
         """Serve this routing, as far as its versions can be served."""
+        self._previous = routing.previous
         self._take_off(routing)
         alerts = list(routing.alerts)
         champion = self.state.champion
@@ -212,7 +247,10 @@ class Follower:
         while True:
             if self.state.champion is not None and not self.ready.is_set():
                 self._be_ready_soon()
+            before = self.state
             self.poll()
+            if self.state is before and self.polls > 1:  # nothing else is to be loaded, or warmed up
+                self.way_back.keep(None if self._previous in self._loaded else self._previous)
             if self._stop.wait(self._policy.serving.alias_poll_seconds):
                 return
             self._each_time()
@@ -233,8 +271,12 @@ class Follower:
         if time.monotonic() < until:
             alerts.append(reason)
             return None
+        warm = self.way_back.model
         try:
-            model = ServedModel(version, self._checked(version, fetch))
+            if warm is not None and warm.version == version:
+                model = warm
+            else:
+                model = ServedModel(version, self._checked(version, fetch))
         except Exception as error:  # an unusable version is an alert, never a stop
             reason = f"version {version} cannot be served: {error}"
             self._refused[version] = (time.monotonic() + RETRY_SECONDS, reason)

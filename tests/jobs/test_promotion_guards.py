@@ -143,7 +143,7 @@ def test_a_failed_promotion_of_the_champion_offered_again_does_not_demote_it(
     receipt = take_back(place, new, "none")
     assert receipt.facts["outcome"] == "nothing to do"
     assert "nothing to take back" in receipt.facts["reason"]
-    assert routing(place) == Routing(champion=new)
+    assert routing(place) == Routing(champion=new, previous=old)
     assert aliases_of(place) == {"champion": new, "previous": old}
     assert tag(place, new, "promotion") == "completed"
 
@@ -165,7 +165,7 @@ def test_a_completed_promotion_is_taken_back_by_hand_only(
     new = offer(place, tmp_path)
     crown_over(place, old, new)
     assert take_back(place, new, promotion).facts["changed"] is False
-    assert routing(place) == Routing(champion=new)
+    assert routing(place) == Routing(champion=new, previous=old)
     assert take_back(place, new).facts["outcome"] == "rolled_back"
     assert routing(place) == Routing(champion=old)
 

@@ -47,7 +47,7 @@ def test_a_good_version_walks_through_every_step_to_champion(place: Settings, tm
         assert look(place, new, step).facts["outcome"] == "pass"
     promote.run(promote.Params(version=new), place)
     assert promote.run(promote.Params(version=new), place).facts["previous"] == old
-    assert routing(place) == Routing(champion=new)
+    assert routing(place) == Routing(champion=new, previous=old)
     client = registry_client(place)
     aliases = registry_state.read_aliases(client, place.model_name)
     assert aliases == {"champion": new, "previous": old}
@@ -205,7 +205,7 @@ def test_a_failure_in_the_middle_of_a_promotion_keeps_the_old_champion(
     assert routing(place).champion == old
     assert routing(place).percent == 0
     promote.run(promote.Params(version=new), place)
-    assert routing(place) == Routing(champion=new)
+    assert routing(place) == Routing(champion=new, previous=old)
 
 
 def test_an_unreachable_registry_is_told_within_seconds(home: Settings) -> None:
