@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import date, timedelta
@@ -38,6 +39,7 @@ from jobs.promotion.state import read_routing, registry_client
 from jobs.serving.bundle import ModelBundle, decide_all
 from jobs.serving.bundles import fetch_bundle
 
+LOGGER = logging.getLogger("sluice.batch")
 READS = ("transactions", "customer_features", "terminal_features", "transaction_velocity")
 WRITES = ("scores",)
 
@@ -104,7 +106,10 @@ def score_rows(events: pd.DataFrame, day: date, bundle: ModelBundle, version: st
 
 @contextmanager
 def shown(day: date, slices: tuple[Slice, ...], missing: list[int]) -> Iterator[Callable[[int], None]]:
-    """A bar over the day's transactions, on a terminal only; call it with how many more are scored."""
+    """A bar over the day's transactions on a terminal, and a line of the log for each slice.
+
+    Call it with how many more are scored.
+    """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -112,9 +117,17 @@ def shown(day: date, slices: tuple[Slice, ...], missing: list[int]) -> Iterator[
     total = sum(each.rows for each in slices)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        done = total - sum(slices[number].rows for number in missing)
-        task = bar.add_task(f"scores of {day}", total=total, completed=done)
-        yield lambda rows: bar.advance(task, rows)
+        before = done = total - sum(slices[number].rows for number in missing)
+        task, watch = bar.add_task(f"scores of {day}", total=total, completed=done), Stopwatch()
+
+        def advance(rows: int) -> None:
+            nonlocal done
+            done += rows
+            bar.advance(task, rows)
+            rate = (done - before) / max(watch.seconds, 0.001)
+            LOGGER.info("scores of %s: %d of %d transactions, %.0f a second", day, done, total, rate)
+
+        yield advance
 
 
 def publish(lake: Lake, day: date, pieces: Pieces) -> tuple[int, str, dict[str, int]]:

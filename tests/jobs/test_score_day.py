@@ -16,7 +16,7 @@ import pyarrow as pa
 import pytest
 
 from jobs.batch import score_day
-from jobs.batch.chunks import Pieces, Plan, events_of, slices_of
+from jobs.batch.chunks import Pieces, Plan, Slice, events_of, slices_of
 from jobs.conf.policy import load_policy
 from jobs.conf.settings import Settings
 from jobs.core import SluiceError, midnight
@@ -89,6 +89,21 @@ def test_a_killed_run_goes_on_where_it_stopped_and_a_reader_never_sees_half_a_da
     pd.testing.assert_frame_equal(stored(filled), in_slices)
     assert len(in_slices) == PER_DAY
     assert not list((filled.work / "scores").glob("20*")), "nothing is left behind"
+
+
+def test_each_slice_is_a_line_of_the_tasks_log(caplog: pytest.LogCaptureFixture) -> None:
+    start = midnight(LAST)
+    slices = tuple(Slice(start=start, end=start + timedelta(days=1), rows=rows) for rows in (15, 15, 10))
+    with caplog.at_level("INFO", "sluice.batch"), score_day.shown(LAST, slices, [1, 2]) as advance:
+        time.sleep(0.01)
+        advance(15)
+        advance(10)
+    lines = [record.getMessage().rsplit(", ", 1) for record in caplog.records]
+    # what a run before this one has scored is done, and says nothing of the rate of this one
+    assert [told for told, _ in lines] == [
+        f"scores of {LAST}: {done} of 40 transactions" for done in (30, 40)
+    ]
+    assert 0 < float(lines[0][1].removesuffix(" a second")) <= 1500
 
 
 def test_slices_of_another_model_or_of_other_files_are_not_used(filled: Settings) -> None:
