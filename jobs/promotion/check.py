@@ -38,7 +38,7 @@ from jobs.promotion.record import (
     write_row,
 )
 from jobs.promotion.state import VersionState
-from jobs.promotion.timeline import save_page
+from jobs.promotion.timeline import log_timeline, save_page
 from jobs.serving.bundle import ModelBundle
 from jobs.serving.bundles import fetch_bundle
 from jobs.training.bundle_writer import LIVE_DRILLS, bundle_digest
@@ -154,6 +154,8 @@ def run(params: Params, settings: Settings) -> Receipt:
         if state and not _trusted(state, aliases, champion_problem):
             _mark_refused(client, name, state, promotion, verdict)
         registry.remove_alias(client, name, registry.CHALLENGER, params.version)
+        if state:
+            log_timeline(client, state, [row])
         report = save_page(settings, promotion, [row])
         raise GateClosed(verdict, f"check_challenger version {params.version}", report)
     _offer(client, name, state, promotion)

@@ -12,12 +12,13 @@ import pytest
 
 from jobs import cli
 from jobs.alerts import FILE
+from jobs.clock import standing_at
 from jobs.conf import settings as process
 from jobs.conf.settings import Settings
 from jobs.core import GateClosed, Receipt, SluiceError
 from jobs.lake.store import lake_of
 from jobs.lake.tables import LABELS, PREDICTIONS
-from jobs.promotion import check_champion, judge_step, roll_back
+from jobs.promotion import check_champion, judge_step, promote, roll_back
 from jobs.promotion import state as registry_state
 from jobs.promotion.evidence import gather
 from jobs.promotion.offer import offer as offered
@@ -242,6 +243,62 @@ def test_a_failed_step_leaves_a_page_with_its_reason_and_figures(
     assert "score PSI against own offline scores" in page
     assert "data:image/png" in page
     assert "<script" not in page
+
+
+def steps_in_mlflow(settings: Settings, version: str, folder: Path) -> list[tuple[str, str]]:
+    """Step and outcome of each row of the table that lies beside the picture with the version's run."""
+    client, promotion = registry_client(settings), tag(settings, version, "promotion_id")
+    state = read_version(client, settings.model_name, version)
+    assert state is not None
+    kept = Path(client.download_artifacts(state.run_id, "promotion", str(folder)))
+    assert {file.name for file in kept.iterdir()} == {f"{promotion}.png", f"{promotion}.json"}
+    assert (kept / f"{promotion}.png").read_bytes().startswith(b"\x89PNG")
+    rows = [
+        StepRow.model_validate_json(json.dumps(row))
+        for row in json.loads((kept / f"{promotion}.json").read_text())
+    ]
+    assert {(row.promotion, row.model_version) for row in rows} == {(promotion, version)}
+    return [(row.step, row.outcome) for row in rows]
+
+
+def test_the_timeline_of_a_refused_version_is_kept_with_its_run(place: Settings, tmp_path: Path) -> None:
+    crown(place, offer(place, tmp_path))
+    new = offer(place, tmp_path, gate="blocked", gate_reason="worse by 3 %")
+    with pytest.raises(GateClosed, match="worse by 3 %"):
+        checked(place, new)
+    assert steps_in_mlflow(place, new, tmp_path) == [("check", "fail")]
+
+
+def test_the_timeline_of_a_promotion_that_was_taken_back_ends_with_the_rollback(
+    place: Settings, tmp_path: Path
+) -> None:
+    old = offer(place, tmp_path)
+    crown(place, old)
+    new = offer(place, tmp_path)
+    checked(place, new)
+    begin(place, new, "shadow")
+    traffic(place, "shadow", old, new)
+    with standing_at(datetime.now(UTC) + timedelta(minutes=10)):
+        look(place, new, "shadow")
+        begin(place, new, "canary_5")
+        assert press(place).facts["outcome"] == "rolled_back"
+    found = steps_in_mlflow(place, new, tmp_path)
+    assert found == [("check", "pass"), ("shadow", "pass"), ("roll_back", "fail")]
+
+
+def test_the_timeline_of_a_champion_that_was_taken_back_goes_on_from_its_promotion(
+    place: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(promote, "required_steps", lambda *_: ())
+    old = offer(place, tmp_path)
+    crown(place, old)
+    new = offer(place, tmp_path)
+    checked(place, new)
+    promote.run(promote.Params(version=new), place)
+    assert steps_in_mlflow(place, new, tmp_path)[-1] == ("promote", "pass")
+    assert press(place).facts["champion"] == old
+    found = steps_in_mlflow(place, new, tmp_path)
+    assert found == [("check", "pass"), ("promote", "pass"), ("roll_back", "fail")]
 
 
 def test_a_page_escapes_what_people_wrote_and_its_failure_stops_nothing(place: Settings) -> None:
