@@ -184,9 +184,9 @@ class PlainFeatures:
 
     async def vector(self, event: Event) -> list[float]:
         self.asked.append(event)
-        return self.peek(event)
+        return await self.peek(event)
 
-    def peek(self, event: Event) -> list[float]:
+    async def peek(self, event: Event) -> list[float]:
         if self.broken:
             raise ConnectionError("the store is down")
         return [event.amount_minor / 100, float(event.terminal_id % 2), math.nan]

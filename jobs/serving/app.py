@@ -67,20 +67,20 @@ class Service:
         self.ready = threading.Event()
         self.warm_first = False  # whether nothing is accepted before it is ready
         self.started = time.monotonic()
-        self._stopping = threading.Event()
-        self._warming = threading.Thread(target=self._warm_up, name="warm-up", daemon=True)
+        self._warming: asyncio.Task[None] | None = None
 
     def start(self) -> None:
+        """From the event loop that answers: what warms up goes the way of its requests."""
         self.log.start()
         self.scorer.start()
         self.follower.start()
-        self._warming.start()
+        self._warming = asyncio.get_running_loop().create_task(self._warm_up())
 
     def stop(self) -> None:
         """In the order in which rows flow: whoever still writes to the log ends before it does."""
-        self._stopping.set()
+        if self._warming is not None:
+            self._warming.cancel()
         self.follower.stop()
-        self._warming.join(2.0)
         self.endpoints.stop()
         self.scorer.stop()
         self.log.stop()
@@ -104,17 +104,14 @@ class Service:
             **self.scorer.counters(),
         )
 
-    def _warm_up(self) -> None:
+    async def _warm_up(self) -> None:
         """Once whom to serve is known: ready after it, also where a store or a model has trouble."""
-        while not self.follower.ready.wait(LOOK_SECONDS):
-            if self._stopping.is_set():
-                return
+        while not self.follower.ready.is_set():
+            await asyncio.sleep(LOOK_SECONDS)
         body = json.dumps(TRANSACTION).encode()
         for _ in range(WARM_UPS):
-            if self._stopping.is_set():
-                return
             try:
-                self.endpoints.warm_up(body)
+                await self.endpoints.warm_up(body)
             except Exception as error:  # the service answers by rules then, as it says in each answer
                 LOGGER.warning("warm-up: %s", error)
                 break

@@ -142,15 +142,13 @@ class Endpoints:
         if model is None:
             raise Refused(503, "no model answers: no_model")
         try:
-            values = self._features.peek(event_of(request))
+            values = await self._features.peek(event_of(request))
         except Exception as error:  # the stores' kinds
             raise Refused(503, f"features: {error}"[:300]) from None
         seconds = self._policy.serving.explain_seconds
         try:
             async with asyncio.timeout(seconds):
-                score, moved = await asyncio.get_running_loop().run_in_executor(
-                    self._thread, self._explained, model, values
-                )
+                score, moved = await self._explained(model, values)
         except TimeoutError:
             raise Refused(504, f"no explanation within {seconds:g} seconds") from None
         except Exception as error:  # whatever the model raises
@@ -171,19 +169,24 @@ class Endpoints:
             )
         )
 
-    def warm_up(self, body: bytes) -> None:
+    async def warm_up(self, body: bytes) -> None:
         """Go through what a request goes through, but for the record and the log."""
         request = _parsed(ONE, body)
         state = self._state()
-        values = self._features.peek(event_of(request))
+        values = await self._features.peek(event_of(request))
         for model in (state.champion, state.challenger):
             if model is not None:
-                score, moved = self._explained(model, values)
+                score, moved = await self._explained(model, values)
                 self._scorer.rule_of(request, values, decide(score, self._policy.decisions))
                 reasons_of(moved, self._features.names, values, self._policy.serving.reasons)
 
-    def _explained(self, model: ServedModel, values: list[float]) -> tuple[float, Moved]:
-        return model.score(values), self._explainer.moved(model.bundle, values)
+    async def _explained(self, model: ServedModel, values: list[float]) -> tuple[float, Moved]:
+        """Beside the event loop: it takes milliseconds."""
+
+        def both() -> tuple[float, Moved]:
+            return model.score(values), self._explainer.moved(model.bundle, values)
+
+        return await asyncio.get_running_loop().run_in_executor(self._thread, both)
 
 
 def document(

@@ -60,7 +60,7 @@ class FeatureSource(Protocol):
     async def vector(self, event: Event) -> list[float]:
         """The values in the order of `names`; the event is recorded, so this is asked once a request."""
 
-    def peek(self, event: Event) -> list[float]:
+    async def peek(self, event: Event) -> list[float]:
         """The same values, and nothing is recorded: for what is no transaction of its own."""
 
     def last_known(self, event: Event) -> list[float] | None:
@@ -159,24 +159,18 @@ class StoredFeatures:
         Raises:
             SluiceError: the online store cannot be read now.
         """
-        record = self._admission.admits(event)
-        if self._one_redis:
-            velocity, stored = await self._asked_in_loop(event, record=record)
-        else:
-            velocity, stored = self._asked(event, record=record)
+        velocity, stored = await self._asked(event, record=self._admission.admits(event))
         if velocity is not None:
             self._last.keep(event, velocity)
-        if stored is None and self._one_redis and self._reader is not None:
-            return await asyncio.to_thread(self._assembled, event, velocity, None)  # a client that waits
-        return self._assembled(event, velocity, stored)
+        return await self._assembled(event, velocity, stored)
 
-    def peek(self, event: Event) -> list[float]:
+    async def peek(self, event: Event) -> list[float]:
         """The same values without a record.
 
         Raises:
             SluiceError: the online store cannot be read now.
         """
-        return self._assembled(event, *self._asked(event, record=False))
+        return await self._assembled(event, *await self._asked(event, record=False))
 
     def last_known(self, event: Event) -> list[float] | None:
         """The customer's last velocity in the order of `names`, for the rules; None where it is too old."""
@@ -195,12 +189,16 @@ class StoredFeatures:
             "velocity": "" if self._velocity is not None else self._velocity_trouble or "not opened yet",
         }
 
-    def _assembled(
+    async def _assembled(
         self, event: Event, velocity: list[float] | None, stored: tuple[float, ...] | None
     ) -> list[float]:
-        if stored is None:
-            return assemble(event.amount_minor, event.event_time, self._read(event), velocity)
-        return assemble_values(event.amount_minor, event.event_time, stored, velocity)
+        if stored is not None:
+            return assemble_values(event.amount_minor, event.event_time, stored, velocity)
+        if self._one_redis and self._reader is not None:
+            found = await asyncio.to_thread(self._read, event)  # a client that waits
+        else:
+            found = self._read(event)
+        return assemble(event.amount_minor, event.event_time, found, velocity)
 
     def _read(self, event: Event) -> dict[str, float | None]:
         reader = self._reader
@@ -219,7 +217,7 @@ class StoredFeatures:
         if store is not None:
             store.close()
 
-    def _asked(self, event: Event, *, record: bool) -> Asked:
+    async def _asked(self, event: Event, *, record: bool) -> Asked:
         """The velocity features, None while their store does not answer.
 
         Where both stores are one Redis, the stored features come with them, in one round trip.
@@ -229,26 +227,14 @@ class StoredFeatures:
             return None, None
         stored = None
         try:
-            if self._one_redis and reader is not None:
-                beside = reader.keys(event.customer_id, event.terminal_id)
-                velocity, rows = cast("RedisVelocityStore", store).ask(event, record=record, beside=beside)
-                stored = reader.values(rows, event.event_time)
+            if self._one_redis:
+                redis = cast("RedisVelocityStore", store)
+                beside = reader.keys(event.customer_id, event.terminal_id) if reader is not None else []
+                velocity, rows = await redis.ask_in_loop(event, record=record, beside=beside)
+                stored = reader.values(rows, event.event_time) if reader is not None else None
             else:
                 velocity = store.take(event) if record else store.peek(event)
         except Exception as error:  # sqlite3's and redis's kinds; the answer is worth more than the cause
-            return self._gone(store, error)
-        self._velocity_trouble = ""
-        return velocity, stored
-
-    async def _asked_in_loop(self, event: Event, *, record: bool) -> Asked:
-        store, reader = cast("RedisVelocityStore | None", self._velocity), self._reader
-        if store is None:
-            return None, None
-        beside = reader.keys(event.customer_id, event.terminal_id) if reader is not None else []
-        try:
-            velocity, rows = await store.ask_in_loop(event, record=record, beside=beside)
-            stored = reader.values(rows, event.event_time) if reader is not None else None
-        except Exception as error:
             return self._gone(store, error)
         self._velocity_trouble = ""
         return velocity, stored

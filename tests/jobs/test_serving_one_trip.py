@@ -72,7 +72,7 @@ def test_one_trip_gives_what_both_stores_give_by_themselves(
             asked = event(10 * number + customer, second, customer, terminal)
             stored = alone.read(customer, terminal, asked.event_time)
             expected = assemble(asked.amount_minor, asked.event_time, stored, velocity.peek(asked))
-            np.testing.assert_array_equal(features.peek(asked), expected)
+            np.testing.assert_array_equal(asyncio.run(features.peek(asked)), expected)
             np.testing.assert_array_equal(vector_of(features, asked), expected)
     named = dict(zip(features.names, vector_of(features, event(999, 30_000)), strict=True))
     assert named["customer_amount_mean_7d"] == 2.0
