@@ -102,7 +102,7 @@ class Layout:
     def numbers(self, stored: bytes | None) -> tuple[int, tuple[float, ...]] | None:
         """as_of in microseconds and the features of a row, NaN for null; None where there is no such row."""
         layout = self._struct
-        if stored is None or len(stored) != layout.size or not stored.startswith(self.mark):
+        if not isinstance(stored, bytes) or len(stored) != layout.size or not stored.startswith(self.mark):
             return None
         micros, *values = layout.unpack(stored)
         return micros, tuple(values)

@@ -149,6 +149,7 @@ class NewestSqliteOnlineStore(PackedOnlineStore):
                 connection = sqlite3.connect(
                     path, timeout=waits, isolation_level=None, check_same_thread=False
                 )
+                connection.text_factory = bytes  # a row that was damaged into a text is read like any other
                 connection.execute("PRAGMA journal_mode = WAL")
                 connection.execute("PRAGMA synchronous = NORMAL")
             self._open[place] = connection

@@ -265,10 +265,18 @@ def _told(event: Event, answers: list[Any], beside: bool) -> tuple[list[float], 
     found, pairs = {}, []
     for entity, answer in zip(PLANS, answers, strict=True):
         if isinstance(answer, Exception):
-            raise _unreadable(entity, event, answer) if "WRONGTYPE" in str(answer) else answer
-        found[entity], pair = _found(entity, answer)
+            raise _unreadable(entity, event, answer) if _is_of_the_keys(answer) else answer
+        try:
+            found[entity], pair = _found(entity, answer)
+        except struct.error as error:
+            raise _unreadable(entity, event, error) from None
         pairs.append(pair)
     return velocity_of(row_of(event)[1], found, pairs[0]), stored
+
+
+def _is_of_the_keys(answer: Exception) -> bool:
+    """Whether a script met what it cannot read, by Redis's or Lua's own words; or Redis has refused it."""
+    return any(words in str(answer) for words in ("WRONGTYPE", "to 'unpack'"))
 
 
 def _unreadable(entity: Entity, event: Event, error: Exception) -> UnreadableError:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import sqlite3
+import struct
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from jobs.core import SluiceError
 from jobs.features.declarations import VELOCITY_FEATURES
 from jobs.features.velocity_store import Event
 from jobs.serving.request_features import Admission, StoredFeatures
+from tests.jobs.test_serving_process import publish_features
 
 NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)
 
@@ -134,3 +137,56 @@ def test_a_restarted_service_knows_what_was_before(home: Settings, features: Sto
     again.connect()
     assert inputs(again, event(2, 1))["terminal_count_5m"] == 1.0
     assert (Path(home.home) / "feast" / "velocity.db").exists()
+
+
+SPOILED = {
+    "a time of no calendar": lambda row: row[:8] + struct.pack("<q", 2**62) + row[16:],
+    "a time before all others": lambda row: row[:8] + struct.pack("<q", -(2**63)) + row[16:],
+    "half of it": lambda row: row[: len(row) // 2],
+    "nothing": lambda row: b"",
+    "bits": lambda row: bytes(255 - byte for byte in row),
+}
+
+
+@pytest.mark.parametrize("how", SPOILED)
+def test_where_one_customers_stored_row_is_spoiled_he_alone_has_none(home: Settings, how: str) -> None:
+    publish_features(home)
+    features = StoredFeatures(home)
+    features.connect()
+    reader = features._reader
+    assert inputs(features, event(1, terminal_id=5))["customer_amount_mean_7d"] == 2.0
+    with sqlite3.connect(home.home / "feast" / "online.db") as other:
+        ((table,),) = other.execute("SELECT name FROM sqlite_master WHERE name LIKE '%customer%_rows'")
+        ((row,),) = other.execute(f'SELECT row FROM "{table}" WHERE entity = 5')  # noqa: S608
+        other.execute(f'UPDATE "{table}" SET row = ? WHERE entity = 5', (SPOILED[how](row),))  # noqa: S608
+    spoiled = inputs(features, event(2, 1, terminal_id=5))
+    assert (spoiled["customer_missing"], spoiled["terminal_missing"]) == (1.0, 0.0)
+    assert features._reader is reader, "the store stays open for all others"
+    assert features.troubles()["online"] == ""
+
+
+@pytest.mark.parametrize("value", ["'a text'", "CAST(x'fffefd' AS TEXT)", "17", "0.5"])
+def test_a_stored_row_that_is_no_row_at_all_is_a_gap(home: Settings, value: str) -> None:
+    publish_features(home)
+    features = StoredFeatures(home)
+    features.connect()
+    reader = features._reader
+    with sqlite3.connect(home.home / "feast" / "online.db") as other:
+        ((table,),) = other.execute("SELECT name FROM sqlite_master WHERE name LIKE '%customer%_rows'")
+        other.execute(f'UPDATE "{table}" SET row = {value} WHERE entity = 5')  # noqa: S608
+    spoiled = inputs(features, event(2, 1, terminal_id=5))
+    assert (spoiled["customer_missing"], spoiled["terminal_missing"]) == (1.0, 0.0)
+    assert features._reader is reader
+
+
+@pytest.mark.parametrize("moment", [datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)])
+def test_an_event_at_an_end_of_the_calendar_takes_no_store_away_from_the_others(
+    home: Settings, moment: datetime
+) -> None:
+    publish_features(home)
+    features = StoredFeatures(home)
+    features.connect()
+    at_an_end = inputs(features, event(1, terminal_id=5)._replace(event_time=moment))
+    assert at_an_end["customer_missing"] == 1.0
+    assert features.troubles() == {"online": "", "velocity": ""}
+    assert inputs(features, event(2, 1, terminal_id=5))["customer_amount_mean_7d"] == 2.0

@@ -21,6 +21,7 @@ from jobs.features.request import assemble
 from jobs.features.velocity_redis import RedisVelocityStore
 from jobs.features.velocity_store import Event
 from jobs.serving.request_features import StoredFeatures
+from tests.jobs.test_serving_features import SPOILED
 from tests.jobs.test_serving_process import publish_features
 from tests.redis_server import RedisServer
 
@@ -116,6 +117,68 @@ def test_where_one_customers_keys_are_spoiled_he_alone_has_no_velocity(
         assert named["velocity_missing"] == missing
     client.delete(spoiled)
     assert dict(zip(features.names, vector_of(features, event(4, 3)), strict=True))["velocity_missing"] == 0.0
+
+
+@pytest.mark.parametrize("size", [2, 12, 15])
+def test_where_a_member_of_one_customers_is_cut_short_he_alone_has_no_velocity(
+    features: StoredFeatures, client: Redis, size: int
+) -> None:
+    vector_of(features, event(1))
+    events = "velocity:{customer:5}:events"
+    (member,) = client.zrange(events, 0, -1)
+    client.zadd(events, {bytes(member)[:size]: 0})
+    for asked, missing in ((event(2, 1), 1.0), (event(3, 2, customer=7, terminal=6), 0.0)):
+        named = dict(zip(features.names, vector_of(features, asked), strict=True))
+        assert named["velocity_missing"] == missing
+        assert features.troubles() == {"online": "", "velocity": ""}
+
+
+def test_where_the_sums_of_one_customer_are_spoiled_he_alone_has_no_velocity(
+    features: StoredFeatures, client: Redis
+) -> None:
+    vector_of(features, event(1))
+    sums = "velocity:{customer:5}:sums"
+    for bucket in client.hkeys(sums):
+        client.hset(sums, bucket, b"half")
+    for asked, missing in ((event(2, 1), 1.0), (event(3, 2, customer=7, terminal=6), 0.0)):
+        named = dict(zip(features.names, vector_of(features, asked), strict=True))
+        assert named["velocity_missing"] == missing
+        assert features.troubles() == {"online": "", "velocity": ""}
+
+
+@pytest.mark.parametrize("how", SPOILED)
+def test_where_one_customers_stored_row_is_spoiled_he_alone_has_none(
+    settings: Settings, features: StoredFeatures, client: Redis, how: str
+) -> None:
+    assert features._reader is not None
+    address = features._reader.keys(5, 5)[0]
+    row = bytes(client.get(address) or b"")
+    client.set(address, SPOILED[how](row))
+    try:
+        for _ in range(2):  # in one trip with the velocity, and alone while that is away
+            spoiled = dict(zip(features.names, vector_of(features, event(1)), strict=True))
+            assert (spoiled["customer_missing"], spoiled["terminal_missing"]) == (1.0, 0.0)
+            assert features.troubles()["online"] == ""
+            features._velocity = None
+    finally:
+        client.set(address, row)
+
+
+def test_where_a_stored_row_lies_something_else_it_is_a_gap(
+    settings: Settings, features: StoredFeatures, client: Redis
+) -> None:
+    assert features._reader is not None
+    address = features._reader.keys(5, 5)[0]
+    row = bytes(client.get(address) or b"")
+    client.delete(address)
+    client.lpush(address, "what no Sluice wrote")
+    try:
+        spoiled = dict(zip(features.names, vector_of(features, event(1)), strict=True))
+        assert (spoiled["customer_missing"], spoiled["velocity_missing"]) == (1.0, 0.0)
+        assert features.troubles() == {"online": "", "velocity": ""}
+    finally:
+        client.delete(address)
+        client.set(address, row)
 
 
 def test_where_redis_refuses_to_record_the_stored_features_are_still_there(
