@@ -29,7 +29,7 @@ from tests.faults.servers import World, not_logged, variables
 from tests.faults.versions import graph, offer
 
 API, KILLED = ("airflow-api", "airflow-dag-processor"), ("airflow-scheduler", "airflow-triggerer")
-DAG = "fraud_promote"
+DAG, BUTTON = "fraud_promote", "fraud_roll_back"
 RATE = 60.0
 STARTED_SECONDS = 240.0  # from the alias to the run, on a machine that starts servers meanwhile
 STEP_SECONDS = 240.0  # a step that has not come so far hangs
@@ -109,6 +109,27 @@ def promoted(ours: World, airflow: Airflow, kills: Mapping[str, str]) -> Promoti
     return Promotion(version, tuple(done), len(exchanges), tuple(problems))
 
 
+def taken_back(ours: World, airflow: Airflow, version: str) -> list[str]:
+    """Press Airflow's button after a promotion, with a reason alone as its form asks; says what was wrong."""
+    client, name = registry.registry_client(ours.settings), ours.settings.model_name
+    before = registry.read_aliases(client, name)[registry.PREVIOUS]
+    airflow.unpause(BUTTON)
+    run = airflow.trigger(BUTTON, {"reason": "worse than the one before"})
+    ended = airflow.wait_run(BUTTON, run, STEP_SECONDS)
+    if ended["state"] != "success":
+        return [f"the rollback ended as {ended['state']}: {_tasks(airflow, run, BUTTON)}"]
+    followed(ours, FOLLOW_SECONDS, champion=before, challenger=None)
+    problems = [alert for told in ours.states() for alert in told["alerts"]]
+    champion = registry.read_aliases(client, name)[registry.CHAMPION]
+    if champion != before:
+        problems.append(f"alias champion is on {champion}, not on {before}")
+    last = record.read_all_rows(lake_of(ours.settings))[-1]
+    told = (last.model_version, last.step, last.reason)
+    if told != (version, record.ROLL_BACK_ROW, "worse than the one before"):
+        problems.append(f"the record's last row is {told}")
+    return problems
+
+
 def wrong_record(ours: World, version: str) -> list[str]:
     """Steps of a version that were not passed once each, in their order."""
     rows = [row for row in record.read_all_rows(lake_of(ours.settings)) if row.model_version == version]
@@ -178,5 +199,5 @@ def _new_run(airflow: Airflow, known: set[str]) -> str | None:
     return found[0] if found else None
 
 
-def _tasks(airflow: Airflow, run: str) -> dict[str, str]:
-    return {task["task_id"]: task["state"] for task in airflow.tasks(DAG, run)}
+def _tasks(airflow: Airflow, run: str, dag: str = DAG) -> dict[str, str]:
+    return {task["task_id"]: task["state"] for task in airflow.tasks(dag, run)}

@@ -189,16 +189,18 @@ def _airflow_kills(ours: World) -> Found:
     canaries_http.settle(ours)
     with scheduler_kills.airflow_of(ours) as airflow:
         promotions = [scheduler_kills.promoted(ours, airflow, kills) for kills in AIRFLOW_KILLS]
+        wrong = scheduler_kills.taken_back(ours, airflow, promotions[-1].version)
     kills = [kill for each in promotions for kill in each.kills]
     problems = [problem for each in promotions for problem in each.problems]
     cases = [
-        none(f"Airflow killed {len(kills)} times in {len(promotions)} promotions: problems", len(problems))
+        none(f"Airflow killed {len(kills)} times in {len(promotions)} promotions: problems", len(problems)),
+        none("champion taken back by the button of Airflow: problems", len(wrong)),
     ]
     for state in ("deferred", "running"):
         slowest = max((kill.seconds for kill in kills if kill.task_state == state), default=0.0)
         name = f"Airflow killed while a step's task was {state}: looked at again after its start"
         cases.append(within(name, slowest, GOES_ON_SECONDS))
-    return cases, problems
+    return cases, [*problems, *wrong]
 
 
 def _way_back(ours: World) -> Found:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from demo.airflow_api import Airflow
 from jobs.conf.settings import load_settings
 from tests import redis_server
 from tests.faults import canaries_http, flips, outages, restarts, scheduler_kills
@@ -33,6 +34,12 @@ def ours(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     with world(folder, home, replicas=2, mlflow_server=True) as made:
         start_all(made)
         canaries_http.settle(made)
+        yield made
+
+
+@pytest.fixture(scope="module")
+def airflow(ours: World) -> Iterator[Airflow]:
+    with scheduler_kills.airflow_of(ours) as made:
         yield made
 
 
@@ -64,9 +71,15 @@ def test_a_killed_replica_comes_back_with_the_same_champion_step_and_customers(o
     assert restarts.killed(ours, flips.cast(ours), SEED).problems == ()
 
 
-def test_a_promotion_goes_on_where_it_waited_when_scheduler_and_triggerer_were_killed(ours: World) -> None:
-    with scheduler_kills.airflow_of(ours) as airflow:
-        found = scheduler_kills.promoted(ours, airflow, {"canary_5": "deferred"})
+def test_a_promotion_goes_on_where_it_waited_when_scheduler_and_triggerer_were_killed(
+    ours: World, airflow: Airflow
+) -> None:
+    found = scheduler_kills.promoted(ours, airflow, {"canary_5": "deferred"})
     assert found.problems == ()
     assert [(kill.step, kill.task_state) for kill in found.kills] == [("canary_5", "deferred")]
     assert found.kills[0].seconds < GOES_ON_SECONDS
+
+
+def test_the_button_of_airflow_takes_the_promoted_version_back(ours: World, airflow: Airflow) -> None:
+    champion = ours.state()["champion"]
+    assert scheduler_kills.taken_back(ours, airflow, champion) == []
