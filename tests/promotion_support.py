@@ -111,7 +111,7 @@ def traffic(
     for number in range(requests):
         customer = int(generator.integers(0, 600))
         canary = in_canary(customer, percent, policy_of(settings).canary.salt)
-        variants = ["canary" if canary else "champion"] + (["shadow"] if not percent else [])
+        variants = ["canary" if canary else "champion"] + (["shadow"] if not canary else [])
         if canary and error:
             variants.append("champion")
         for variant in variants:

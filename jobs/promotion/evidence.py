@@ -7,6 +7,7 @@ time (`served_at`): the events' own days say nothing about when a model answered
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import replace
 from datetime import datetime
 
 import numpy as np
@@ -30,14 +31,19 @@ SHADOW, HOLDOUT = "shadow", "holdout"
 
 
 def log_since(lake: Lake, since: datetime) -> pd.DataFrame:
-    """Rows of the prediction log that were served at or after an instant."""
+    """Rows of promotions in the prediction log that were served at or after an instant.
+
+    Without what is shadowed beside a canary: it would grow between two planned looks.
+    """
     if not lake.exists(PREDICTIONS):
         return pd.DataFrame(PREDICTIONS.schema.empty_table().select(COLUMNS).to_pandas())
     start = pa.scalar(since, pa.timestamp("us", tz="UTC"))
     # the files' own minima and maxima of served_at keep the log's older files closed
     with lake.explained(PREDICTIONS):
         log = lake.delta(PREDICTIONS).to_pyarrow_dataset()
-        found = log.to_table(columns=COLUMNS, filter=pc.field("served_at") >= start)
+        in_step = (pc.field("step") == SHADOW_STEP) | (pc.field("variant") != SHADOW)
+        wanted = (pc.field("served_at") >= start) & (pc.field("step") != "") & in_step
+        found = log.to_table(columns=COLUMNS, filter=wanted)
     return pd.DataFrame(found.to_pandas())
 
 
@@ -66,7 +72,7 @@ def prepared(rows: pd.DataFrame, since: datetime, frauds: Collection[int] = ()) 
     return rows.assign(
         score=np.where(error.eq(""), score, np.nan),
         failed=(error.ne("") | np.isnan(score)).astype(float),
-        seconds=(pd.to_datetime(rows["served_at"], utc=True) - since).dt.total_seconds(),
+        seconds=(rows["served_at"] - since).dt.total_seconds(),
         decision=decision,
         ruled=rows["rule"].fillna("").astype(str).ne("").astype(float),
         passed=(decision.ne(BLOCK) | held_out).astype(float),
@@ -87,6 +93,48 @@ def scores_of(settings: Settings, state: VersionState | None) -> Floats | None:
     return as_floats(reference["score"])
 
 
+def evidence_of(
+    log: pd.DataFrame,
+    frauds: Collection[int],
+    *,
+    version: str,
+    champion: str | None,
+    step: str,
+    step_started: datetime,
+    now: datetime,
+) -> StepEvidence:
+    """What a promotion's log says about a step, without the versions' offline scores.
+
+    Args:
+        log: COLUMNS, as `log_since` the promotion's begin gives them.
+        frauds: transactions of the step that are known as such.
+        champion: the version beside it, None where there is none.
+    """
+    rows = prepared(log, step_started, frauds)
+    # a holdout row belongs to the version that scored it
+    own, in_shadow = rows["model_version"].eq(version), rows["variant"].eq(SHADOW)
+    shadow = rows[in_shadow & own]
+    present = rows["step"].eq(step) & (rows["seconds"] >= 0)
+    mine = rows[present & own & ~in_shadow]
+    # where the canary failed, the champion answered in its place: that row is the canary's doing
+    answers = rows[present & ~own & ~in_shadow & ~rows["request_id"].isin(mine["request_id"])]
+    earlier = rows[rows["step"].ne(step) & ~own & ~in_shadow]
+    if champion is not None:
+        answers = answers[answers["model_version"].eq(champion)]
+        earlier = earlier[earlier["model_version"].eq(champion)]
+    if step == SHADOW_STEP:
+        mine = shadow[shadow["seconds"] >= 0]
+    return StepEvidence(
+        step=step,
+        elapsed_minutes=(now - step_started).total_seconds() / 60,
+        has_champion=champion is not None,
+        challenger=mine,
+        champion=answers,
+        champion_before=earlier,
+        shadow=shadow,
+    )
+
+
 def gather(
     settings: Settings,
     *,
@@ -98,31 +146,19 @@ def gather(
     now: datetime,
 ) -> StepEvidence:
     """What is known about a step now."""
-    log = log_since(lake_of(settings), promotion_started)
-    log = log[log["step"].ne("")]
-    running = log[log["step"].eq(step)]["transaction_id"]
-    rows = prepared(log, step_started, known_frauds(lake_of(settings), running))
-    # a holdout row belongs to the version that scored it
-    own, in_shadow = rows["model_version"].eq(state.version), rows["variant"].eq(SHADOW)
-    shadow = rows[in_shadow & own]
-    present = rows["step"].eq(step) & (rows["seconds"] >= 0)
-    mine = rows[present & own & ~in_shadow]
-    # where the canary failed, the champion answered in its place: that row is the canary's doing
-    answers = rows[present & ~own & ~in_shadow & ~rows["request_id"].isin(mine["request_id"])]
-    earlier = rows[rows["step"].ne(step) & ~own & ~in_shadow]
-    if champion is not None:
-        answers = answers[answers["model_version"].eq(champion.version)]
-        earlier = earlier[earlier["model_version"].eq(champion.version)]
-    if step == SHADOW_STEP:
-        mine = shadow[shadow["step"].eq(step) & (shadow["seconds"] >= 0)]
-    return StepEvidence(
+    lake = lake_of(settings)
+    log = log_since(lake, promotion_started)
+    found = evidence_of(
+        log,
+        known_frauds(lake, log.loc[log["step"].eq(step), "transaction_id"]),
+        version=state.version,
+        champion=champion.version if champion is not None else None,
         step=step,
-        elapsed_minutes=(now - step_started).total_seconds() / 60,
-        has_champion=champion is not None,
-        challenger=mine,
-        champion=answers,
-        champion_before=earlier,
-        shadow=shadow,
+        step_started=step_started,
+        now=now,
+    )
+    return replace(
+        found,
         challenger_reference=scores_of(settings, state),
         champion_reference=scores_of(settings, champion),
     )

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 from jobs import clock
 from jobs.conf.policy import Policy
 from jobs.conf.settings import Settings
-from jobs.core import SluiceError, StrictModel
+from jobs.core import SluiceError, StrictModel, first_line
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -175,8 +175,9 @@ def registry_errors() -> Iterator[None]:
     try:
         yield
     except MlflowException as error:
-        first_line = str(error).strip().splitlines()[0] if str(error).strip() else "no message"
-        raise SluiceError(f"MLflow registry: {first_line}; is the server up and the name right?") from error
+        raise SluiceError(
+            f"MLflow registry: {first_line(error)}; is the server up and the name right?"
+        ) from error
 
 
 def read_aliases(client: MlflowClient, model_name: str) -> dict[str, str]:

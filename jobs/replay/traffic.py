@@ -155,7 +155,7 @@ class Day:
             else:
                 decision, rule = stricter(hit, decision)
         rows.append(self._row(place, routing, name, answering, score, decision, rule, "", would_be=would_be))
-        if challenger is not None and routing.percent == 0:
+        if challenger is not None and variant != "canary":
             rows.append(self._shadow(place, routing, challenger))
         return rows
 

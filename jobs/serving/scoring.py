@@ -4,6 +4,7 @@ In: a validated request. Out: an answer, always: canary, else champion, else the
 A model above a few milliseconds is scored beside the event loop, so that it holds up its own callers only;
 too many of them waiting count as its failure, and so does one that has not answered within the policy's
 answer_seconds: then the next one answers, or the rules. Latency is per answer, from the feature read on.
+Whatever the challenger of a promotion was not asked, its shadow scores after the answer, in every step.
 A small share of what the model would block, never of what a list blocks, is approved and marked `holdout`.
 """
 
@@ -22,11 +23,11 @@ from itertools import count
 from typing import Any
 
 from jobs.conf.policy import Policy
-from jobs.core import SluiceError
+from jobs.core import SluiceError, first_line
 from jobs.features.velocity_store import Event
 from jobs.serving.bundle import Decision, decide
 from jobs.serving.counts import Counts
-from jobs.serving.follower import ServedModel, ServingState
+from jobs.serving.follower import SLOW_SECONDS, ServedModel, ServingState
 from jobs.serving.log_rows import in_one_block
 from jobs.serving.messages import ScoreAnswer, ScoreRequest, Variant
 from jobs.serving.prediction_log import Prediction, PredictionLog
@@ -38,6 +39,8 @@ LOGGER = logging.getLogger("sluice.serving")
 SLOW_THREADS = 2
 SLOW_WAITING = 64  # more requests than this waiting for one process's slow models are its failure
 SHADOW_WAITING = 1000
+SHADOW_SHARE = 0.25  # of a core, at most, for the shadow of a slow challenger
+ERROR_CHARACTERS = 300  # of an error in the log
 NO_VELOCITY = "velocity_missing"
 
 
@@ -48,8 +51,14 @@ class _Case:
     request: ScoreRequest
     request_id: str
     state: ServingState
+    assigned: Variant  # who is asked first
     started: float
     values: list[float] | None
+
+    @property
+    def for_shadow(self) -> bool:
+        """Whether a challenger could have scored it and was not asked."""
+        return self.state.challenger is not None and self.assigned != "canary" and self.values is not None
 
 
 class Scorer:
@@ -74,6 +83,7 @@ class Scorer:
         self._slow = ThreadPoolExecutor(SLOW_THREADS, thread_name_prefix="slow-model")
         self._slow_waiting = 0
         self._shadow: queue.Queue[tuple[_Case, float] | None] = queue.Queue(SHADOW_WAITING)
+        self._stopping = threading.Event()
         self._shadow_thread = threading.Thread(target=self._score_shadows, name="shadow", daemon=True)
         self.counts = Counts()
 
@@ -82,6 +92,7 @@ class Scorer:
 
     def stop(self) -> None:
         """Finish the shadow scores that wait, for a few seconds at most."""
+        self._stopping.set()
         try:
             self._shadow.put(None, timeout=2.0)
         except queue.Full:
@@ -98,7 +109,10 @@ class Scorer:
         for_rules, degraded = self._known(event, values)
         hit = self._rules.apply(request.customer_id, request.terminal_id, request.amount_minor, for_rules)
         read_seconds = time.perf_counter() - started
-        case = _Case(request, self._request_id(), state, started, values)
+        assigned = assign(
+            request.customer_id, state.percent, self._salt, challenger=state.challenger is not None
+        )
+        case = _Case(request, self._request_id(), state, assigned, started, values)
         model, variant, score, why = await self._first_that_answers(case)
         decision: Decision
         would_be = ""
@@ -118,7 +132,7 @@ class Scorer:
         version = model.version if model is not None else None
         self._write(case, variant, version or "", score, decision, rule, trouble, would_be=would_be)
         self.counts.answered(variant, decision, hit.rule if hit else "", degraded)
-        if state.challenger is not None and state.percent == 0 and values is not None:
+        if case.for_shadow:
             # runs when this request's answer is on its way
             asyncio.get_running_loop().call_soon(self._offer_shadow, case, read_seconds)
         return ScoreAnswer(
@@ -145,7 +159,7 @@ class Scorer:
         try:
             return await self._features.vector(event), ""
         except Exception as error:  # whatever the store's trouble, the rules answer
-            return None, f"features: {error}"[:300]
+            return None, f"features: {error}"[:ERROR_CHARACTERS]
 
     def _known(self, event: Event, values: list[float] | None) -> tuple[list[float] | None, str]:
         """What the rules may read, and what is amiss with the velocity features."""
@@ -163,14 +177,8 @@ class Scorer:
         state = case.state
         if case.values is None:
             return None, "rules", None, "features_unavailable"
-        variant = assign(
-            case.request.customer_id,
-            state.percent,
-            self._salt,
-            challenger=state.challenger is not None,
-        )
         models: list[tuple[Variant, ServedModel | None]] = [("champion", state.champion)]
-        if variant == "canary":
+        if case.assigned == "canary":
             models.insert(0, ("canary", state.challenger))
         why = "no_model"
         for name, model in models:
@@ -183,7 +191,7 @@ class Scorer:
                 self._write(case, name, model.version, None, "", "", "no score in time")
             except Exception as error:  # a model's failure is logged and the next one answers
                 why = "model_failed"
-                self._write(case, name, model.version, None, "", "", _sentence(error))
+                self._write(case, name, model.version, None, "", "", first_line(error)[:ERROR_CHARACTERS])
         return None, "rules", None, why
 
     async def _score(self, model: ServedModel, case: _Case) -> float:
@@ -210,19 +218,24 @@ class Scorer:
     def _score_shadows(self) -> None:
         while (item := self._shadow.get()) is not None:
             case, read_seconds = item
-            model = case.state.challenger
+            model, served = case.state.challenger, self._state().challenger
             if model is None or case.values is None:
                 continue
-            started = time.perf_counter()
+            if served is None or served.version != model.version:
+                continue  # it was taken out of traffic: what waits for it would hold up the next one's
+            started, spent = time.perf_counter(), time.thread_time()
             score: float | None = None
             decision, trouble = "", ""
             try:
                 score = model.score(case.values)
                 decision = decide(score, self._decisions)
             except Exception as error:  # a shadow's failure is a row of the log
-                score, trouble = None, _sentence(error)
+                score, trouble = None, first_line(error)[:ERROR_CHARACTERS]
             seconds = read_seconds + time.perf_counter() - started
+            spent = time.thread_time() - spent  # waiting for a busy machine makes nothing slow
             self._write(case, "shadow", model.version, score, decision, "", trouble, seconds=seconds)
+            if spent > SLOW_SECONDS:
+                self._stopping.wait(spent * (1 / SHADOW_SHARE - 1))
 
     def _write(
         self,
@@ -277,7 +290,3 @@ def event_of(request: ScoreRequest) -> Event:
         terminal_id=request.terminal_id,
         amount_minor=request.amount_minor,
     )
-
-
-def _sentence(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__)[:300]

@@ -179,7 +179,7 @@ def test_a_champion_moved_by_hand_is_alerted_once_for_each_move(place: Settings,
     assert judged("third") == 0
 
 
-def test_a_holdout_belongs_to_the_version_that_scored_it_and_labels_count_as_corrected(
+def test_holdouts_belong_to_who_scored_them_labels_count_as_corrected_and_shadows_are_no_answers(
     place: Settings, tmp_path: Path
 ) -> None:
     old = offer(place, tmp_path)
@@ -188,18 +188,21 @@ def test_a_holdout_belongs_to_the_version_that_scored_it_and_labels_count_as_cor
     checked(place, new)
     start = datetime.now(UTC)
     rows = [
-        ("a", 1, "canary", new, "approve"),
-        ("b", 2, "holdout", new, "approve"),
-        ("c", 3, "holdout", old, "approve"),
-        ("d", 4, "champion", old, "block"),
-        ("e", 5, "champion", old, "approve"),
+        ("z", 9, "shadow", new, "approve", "shadow"),
+        ("a", 1, "canary", new, "approve", "canary_50"),
+        ("b", 2, "holdout", new, "approve", "canary_50"),
+        ("c", 3, "holdout", old, "approve", "canary_50"),
+        ("d", 4, "champion", old, "block", "canary_50"),
+        ("e", 5, "champion", old, "approve", "canary_50"),
+        ("d", 4, "shadow", new, "approve", "canary_50"),
+        ("e", 5, "shadow", new, "block", "canary_50"),
     ]
     fixed = {
         "day": start.date(), "event_time": start, "customer_id": 1, "terminal_id": 1, "amount_minor": 100,
-        "step": "canary_50", "score": 0.95, "rule": "", "error": "", "latency_ms": 1.0,
+        "score": 0.95, "rule": "", "error": "", "latency_ms": 1.0,
         "served_at": start + timedelta(seconds=1),
     }  # fmt: skip
-    names = ("request_id", "transaction_id", "variant", "model_version", "decision")
+    names = ("request_id", "transaction_id", "variant", "model_version", "decision", "step")
     table = [fixed | dict(zip(names, row, strict=True)) for row in rows]
     lake_of(place).append(PREDICTIONS, pa.Table.from_pylist(table, PREDICTIONS.schema))
     labels = [(1, 0, 1), (2, 0, 1), (3, 0, 1), (3, 1, 0), (99, 0, 1)]
@@ -222,6 +225,7 @@ def test_a_holdout_belongs_to_the_version_that_scored_it_and_labels_count_as_cor
     assert mine["passed"].tolist() == [1.0, 1.0]
     assert mine["disputed"].tolist() == [1.0, 1.0]
     assert others["request_id"].tolist() == ["c", "d", "e"]
+    assert found.shadow["request_id"].tolist() == ["z"], "not what is shadowed beside the canary"
     assert others["decision"].tolist() == ["block", "block", "approve"]
     assert others["passed"].tolist() == [1.0, 0.0, 1.0]
     assert others["disputed"].tolist() == [0.0, 0.0, 0.0]

@@ -4,22 +4,33 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 
 from jobs.conf.policy import Policy, load_policy
+from jobs.conf.settings import Settings, load_settings
+from jobs.experiments.customers import assign_arms, one_step
+from jobs.experiments.inputs import log_of
 from jobs.features.declarations import FEATURE_VERSION, MODEL_FEATURES
 from jobs.features.velocity_store import Event
+from jobs.lake.store import lake_of
+from jobs.lake.tables import PREDICTIONS
+from jobs.monitoring import drift, performance, service
+from jobs.monitoring.compare_served import first_answers
+from jobs.monitoring.interval import Interval
 from jobs.promotion.state import Routing
+from jobs.replay.score import answers_of
 from jobs.replay.traffic import PLAIN_MS, SLOW_MS, Day, Served, load
 from jobs.serving.bundle import ModelBundle
 from jobs.serving.follower import ServedModel, ServingState
-from jobs.serving.log_rows import Prediction
+from jobs.serving.log_rows import Prediction, encode
 from jobs.serving.messages import ScoreRequest
 from jobs.serving.scoring import Scorer
 from tests.served_bundles import PlainFeatures, constant_graph, logistic_graph, slow_graph, write_bundle
@@ -164,6 +175,46 @@ def test_without_a_champion_the_rules_answer() -> None:
     rows = Day(events_of(4), POLICY).answers(0, 4, Routing(), none)
     assert {row.variant for row in rows} == {"rules"}
     assert all((row.rule == "no_model") == (row.decision == "approve") for row in rows)
+
+
+READERS: dict[str, Callable[[Settings], Any]] = {
+    "drift": lambda home: drift.live_rows(lake_of(home), Interval(START.date()), "1"),
+    "performance": lambda home: performance.live_rows(lake_of(home), "2", START.date(), START.date()),
+    "service": lambda home: service.read_log(lake_of(home), Interval(START.date()), 1).rows,
+    "hour": lambda home: service.read_log(lake_of(home), Interval(START.date(), 0), 1).rows,
+    "compare_served": lambda home: first_answers(lake_of(home).read(PREDICTIONS).to_pandas()),
+    "replay": lambda home: answers_of(home, START.date(), START.date(), pd.Series(dtype="float64")),
+    "experiment": lambda home: (
+        assign_arms(
+            one_step(log_of(lake_of(home), START.date(), START.date()), "canary_25")[0], "champion", "canary"
+        ).answers
+    ),
+}
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_what_is_shadowed_beside_a_canary_is_an_answer_to_nobody_who_reads_the_log(
+    tmp_path: Path, reader: str
+) -> None:
+    models = {
+        version: Served(
+            version, ModelBundle.load(bundle_in(tmp_path / version, graph), POLICY.decisions), 2.0
+        )
+        for version, graph in (("1", constant_graph(0.95, COLUMNS)), ("2", constant_graph(0.2, COLUMNS)))
+    }
+    day = Day(events_of(200), POLICY)
+    canary = Routing(champion="1", challenger="2", step="canary_25", percent=25)
+    rows = day.answers(0, 150, canary, models) + day.answers(150, 200, Routing(champion="2"), models)
+    answers = [row for row in rows if row.variant != "shadow"]
+    assert len(rows) > len(answers) + 100
+    found = []
+    for name, kept in (("all", rows), ("answers", answers)):
+        home = load_settings({"SLUICE_HOME": str(tmp_path / name)})
+        lake_of(home).append(PREDICTIONS, pa.Table.from_batches([encode(kept)]))
+        read = READERS[reader](home)
+        found.append(read.reset_index(drop=True))
+    assert len(found[0])
+    pd.testing.assert_frame_equal(*found)
 
 
 def test_rows_are_counted_up_to_an_instant_and_not_with_it() -> None:

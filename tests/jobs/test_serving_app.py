@@ -5,7 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
+from threading import Event, current_thread
 from typing import Any
 
 import pytest
@@ -19,6 +21,7 @@ from jobs.serving.app import Service, create_app
 from jobs.serving.bundle import ModelBundle
 from jobs.serving.follower import ServedModel, ServingState
 from jobs.serving.routing import held_out, in_canary
+from jobs.serving.scoring import SHADOW_SHARE
 from tests.served_bundles import (
     PlainFeatures,
     constant_graph,
@@ -178,7 +181,7 @@ def test_customers_in_the_canary_get_the_challenger_and_the_others_do_not(
             expected = "canary" if in_canary(customer, 5, SALT) else "champion"
             assert answer["variant"] == expected
             assert answer["model_version"] == {"canary": "4", "champion": "3"}[expected]
-    rows = logged(home)
+    rows = [row for row in logged(home) if row["variant"] != "shadow"]
     assert len(rows) == 200
     assert {row["step"] for row in rows} == {"canary_5"}
     assert sum(row["variant"] == "canary" for row in rows) == sum(
@@ -225,6 +228,53 @@ def test_a_shadow_that_fails_is_a_row_of_the_log_and_nothing_else(home: Settings
     assert rows["champion"]["error"] == ""
 
 
+def test_what_waits_for_the_shadow_of_a_version_that_has_left_is_given_up(
+    home: Settings, model: MakeModel
+) -> None:
+    champion, shadow = model("3", constant_graph(0.1, 3)), model("4", constant_graph(0.2, 3))
+    begun, go_on = Event(), Event()
+
+    def held_up(values: list[float]) -> float:
+        if current_thread().name == "shadow":  # the warm-up asks too
+            begun.set()
+            go_on.wait(10)
+        return 0.2
+
+    shadow.bundle.score_one = held_up  # type: ignore[method-assign]
+    with served(home, ServingState(champion, shadow, "canary_5", 5)) as (client, service, _):
+        for number in range(5):
+            client.post("/score", json=transaction(transaction_id=number))
+        assert begun.wait(10)
+        service.follower.state = ServingState(champion)
+        go_on.set()
+    variants = [row["variant"] for row in logged(home)]
+    assert (variants.count("champion"), variants.count("shadow")) == (5, 1)
+
+
+def test_the_shadow_of_a_slow_challenger_leaves_the_processor_to_the_answers(
+    home: Settings, model: MakeModel
+) -> None:
+    champion, shadow = model("3", constant_graph(0.1, 3)), model("4", constant_graph(0.2, 3))
+    enough, scored = Event(), []
+
+    def slow(values: list[float]) -> float:
+        until = time.thread_time() + 0.05
+        while time.thread_time() < until:
+            pass
+        if current_thread().name == "shadow":
+            scored.append(time.monotonic())
+            if len(scored) == 4:
+                enough.set()
+        return 0.2
+
+    shadow.bundle.score_one = slow  # type: ignore[method-assign]
+    with served(home, ServingState(champion, shadow, "canary_5", 5)) as (client, _, _):
+        for number in range(5):
+            client.post("/score", json=transaction(transaction_id=number))
+        assert enough.wait(10)
+    assert min(after - before for before, after in pairwise(scored[:4])) > 0.9 * 0.05 / SHADOW_SHARE
+
+
 def failing(values: list[float]) -> float:
     raise RuntimeError("the graph broke")
 
@@ -248,6 +298,7 @@ def test_a_canary_that_fails_never_reaches_the_caller(
     assert (body["variant"], body["model_version"]) == ("champion", "3")
     assert body["score"] == pytest.approx(0.1)
     rows = {row["variant"]: row for row in logged(home)}
+    assert rows.keys() == {"canary", "champion"}, "whoever was asked is not asked again in the shadow"
     assert rows["canary"]["error"]
     assert rows["canary"]["score"] is None
     assert rows["champion"]["error"] == ""
@@ -388,18 +439,21 @@ def test_a_model_that_does_not_answer_in_time_leaves_the_next_one_or_the_rules(
 def test_champion_canary_shadow_and_holdout_stand_side_by_side(home: Settings, model: MakeModel) -> None:
     policy = policy_with("serving", holdout_share=0.5)
     certain, mild = model("3", constant_graph(0.95, 3)), model("4", constant_graph(0.2, 3))
-    with served(home, ServingState(certain, mild, "canary_50", 50), policy=policy) as (client, service, _):
-        for number in range(40):
-            client.post("/score", json=transaction(transaction_id=number, customer_id=number))
-        service.follower.state = ServingState(certain, mild, "shadow", 0)
-        for number in range(40, 50):
+    with served(home, ServingState(certain, mild, "canary_50", 50), policy=policy) as (client, _, _):
+        for number in range(50):
             client.post("/score", json=transaction(transaction_id=number, customer_id=number))
     rows = logged(home)
     assert {row["variant"] for row in rows} == {"champion", "canary", "holdout", "shadow"}
-    answers = [row for row in rows if row["variant"] != "shadow"]
-    assert [row["transaction_id"] for row in answers] == list(range(50))  # each once
-    for row in answers:
-        canary = row["transaction_id"] < 40 and in_canary(row["customer_id"], 50, SALT)
+    answers = {row["request_id"]: row for row in rows if row["variant"] != "shadow"}
+    assert [row["transaction_id"] for row in answers.values()] == list(range(50))  # each once
+    for row in answers.values():
+        canary = in_canary(row["customer_id"], 50, SALT)
         held = not canary and held_out(row["transaction_id"], 0.5, SALT)
         assert row["variant"] == ("canary" if canary else "holdout" if held else "champion")
         assert row["model_version"] == ("4" if canary else "3")
+    shadows = [row for row in rows if row["variant"] == "shadow"]
+    assert {row["model_version"] for row in shadows} == {"4"}
+    assert {round(row["score"], 6) for row in shadows} == {0.2}
+    assert [row["request_id"] for row in shadows] == [
+        name for name, row in answers.items() if row["variant"] != "canary"
+    ]
