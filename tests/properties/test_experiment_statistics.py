@@ -250,6 +250,23 @@ def test_no_more_than_alpha_of_20_000_null_experiments_with_five_looks_find_anyt
     assert naive > 0.12, "the same experiments, looked at five times without spending"
 
 
+@pytest.mark.parametrize(("share", "percent"), [(0.2, 50), (0.02, 50), (0.02, 25)])
+def test_no_more_than_alpha_of_20_000_null_readouts_of_a_share_of_customers_find_anything(
+    share: float, percent: int
+) -> None:
+    generator, looks = np.random.default_rng(4), np.arange(1, POLICY.looks + 1)
+    treatment = 2 * POLICY.customers_min * percent // 100  # new customers of a look
+    control = 2 * POLICY.customers_min - treatment
+    hits = [
+        generator.binomial(customers, share, (20_000, POLICY.looks)).cumsum(axis=1)
+        for customers in (control, treatment)
+    ]
+    scores = np.abs(two_proportions(hits[0], control * looks, hits[1], treatment * looks).z_score)
+    assert 0.04 < (scores >= boundaries(POLICY.alpha, EVEN)).any(axis=1).mean() <= 0.055
+    naive = (scores >= stats.norm.isf(POLICY.alpha / 2)).any(axis=1).mean()
+    assert naive > 0.12, "the same experiments, looked at five times without spending"
+
+
 def test_every_metric_has_a_name_of_its_own_and_says_which_way_is_better() -> None:
     assert len({metric.name for metric in METRICS}) == len(METRICS)
     assert {metric.better for metric in METRICS} <= {-1, 1}
