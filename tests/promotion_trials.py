@@ -1,4 +1,6 @@
-"""Whole promotions on simulated request logs: which of them the verdict's own code rolls back, and how fast.
+"""Whole promotions of faulty versions on simulated requests: how fast the verdict's own code takes them back.
+
+Good versions go through the log itself: tests/promotion_logs.py.
 
 Customers have habits of their own and differ in how often they pay; the machine is busy in bursts; frauds
 become known late, and only where they were let through. A step is looked at every second and held for as many
@@ -25,7 +27,6 @@ DEMO = load_policy("demo")
 CUSTOMERS = 3000
 RATE = 100  # requests a second
 SECONDS_AT_MOST = 60
-GOOD = ("identical", "better")
 FAULTY = ("raises", "slow", "nan", "spoilt", "miscalibrated", "shuffled")
 CANARY_ONLY = ("raises", "slow", "nan")  # what its shadow does not show
 
@@ -40,8 +41,15 @@ class Ended:
     looks: int = 0
 
 
+def latencies(generator: np.random.Generator, seconds: Floats) -> Floats:
+    """A few milliseconds with a heavy tail; in bursts of a tenth of the time, six times as long."""
+    busy = generator.random(4 * SECONDS_AT_MOST) < 0.1
+    burst = busy[(seconds * 4).astype(int)]
+    return np.asarray(generator.lognormal(1.2, 0.5, len(seconds)) * np.where(burst, 6.0, 1.0))
+
+
 class World:
-    """Customers, their payments, a champion that is calibrated, and a challenger of one kind."""
+    """Customers, their payments, a champion that is calibrated, and a challenger with one kind of fault."""
 
     def __init__(self, seed: int, kind: str) -> None:
         self.generator = np.random.default_rng([seed, *kind.encode()])
@@ -49,23 +57,19 @@ class World:
         self.habit = self.generator.normal(0, 1.0, CUSTOMERS)
         weights = self.generator.gamma(0.7, 1.0, CUSTOMERS)
         self.activity = weights / weights.sum()
-        champion, challenger, _ = self.scored(self.customers(6000))
-        self.references = champion, self.spoilt(challenger) if kind != "spoilt" else challenger
+        good, _ = self.scored(self.customers(6000))
+        self.references = good, self.spoilt(good) if kind != "spoilt" else good
 
     def customers(self, requests: int) -> npt.NDArray[np.int64]:
         return self.generator.choice(CUSTOMERS, requests, p=self.activity)
 
-    def scored(self, customers: npt.NDArray[np.int64]) -> tuple[Floats, Floats, Floats]:
-        """Scores of the champion, of a good challenger, and the frauds; both are calibrated."""
+    def scored(self, customers: npt.NDArray[np.int64]) -> tuple[Floats, Floats]:
+        """Calibrated scores, and the frauds."""
         suspicious = self.generator.random(len(customers)) < 0.025
         logits = -5.5 + self.habit[customers] + self.generator.normal(0, 1, len(customers)) + 6.0 * suspicious
-        champion = 1 / (1 + np.exp(-logits))
-        challenger = champion
-        if self.kind == "better":  # it knows something that spreads its scores around the champion's
-            spread = 0.4 * champion * (1 - champion)
-            challenger = champion + spread * np.where(self.generator.random(len(customers)) < 0.5, 1, -1)
-        fraud = (self.generator.random(len(customers)) < challenger).astype(float)
-        return np.round(champion, 6), np.round(challenger, 6), fraud
+        good = 1 / (1 + np.exp(-logits))
+        fraud = (self.generator.random(len(customers)) < good).astype(float)
+        return np.round(good, 6), fraud
 
     def spoilt(self, scores: Floats) -> Floats:
         """What a faulty model makes of a good one's scores."""
@@ -77,12 +81,6 @@ class World:
         if self.kind == "shuffled":
             return np.asarray(np.round(self.generator.beta(20, 700, len(scores)), 6))
         return scores
-
-    def latencies(self, seconds: Floats) -> Floats:
-        """A few milliseconds with a heavy tail; in bursts of a tenth of the time, six times as long."""
-        busy = self.generator.random(4 * SECONDS_AT_MOST) < 0.1
-        burst = busy[(seconds * 4).astype(int)]
-        return np.asarray(self.generator.lognormal(1.2, 0.5, len(seconds)) * np.where(burst, 6.0, 1.0))
 
     def answers(
         self, scores: Floats, base: pd.DataFrame, fraud: Floats, policy: Policy, *, faults: bool
@@ -97,7 +95,9 @@ class World:
         known_at = base["seconds"] + self.generator.exponential(3.0, count)
         share = {"raises": 1.0, "nan": 0.3}.get(self.kind, 0.0) if faults else 0.0
         failed = self.generator.random(count) < share
-        latency = self.latencies(base["seconds"].to_numpy()) + 30.0 * (faults and self.kind == "slow")
+        latency = latencies(self.generator, base["seconds"].to_numpy()) + 30.0 * (
+            faults and self.kind == "slow"
+        )
         return base.assign(
             score=np.where(failed, np.nan, scores),
             failed=failed.astype(float),
@@ -115,10 +115,10 @@ class World:
         seconds = np.sort(self.generator.random(requests) * SECONDS_AT_MOST)
         names = [f"{step}-{number}" for number in range(requests)]
         base = pd.DataFrame({"request_id": names, "customer_id": customers, "seconds": seconds})
-        champion, good, fraud = self.scored(customers)
+        good, fraud = self.scored(customers)
         faults = bool(percent) and self.kind in CANARY_ONLY
         mine = self.answers(self.spoilt(good), base, fraud, policy, faults=faults)
-        others = self.answers(champion, base, fraud, policy, faults=False)
+        others = self.answers(good, base, fraud, policy, faults=False)
         if percent:
             drawn = np.unique(customers)
             chosen = np.isin(customers, [each for each in drawn if in_canary(int(each), percent, self.salt)])

@@ -31,6 +31,10 @@ BACK_SECONDS = 10.0  # from the first deciding sample to the last answer of a ba
 FOLLOW_SECONDS = 5.0  # within which every replica follows the registry
 GRAIN = 0.25  # seconds between two cuts of the evidence
 RATE = 100.0
+GOOD = {
+    "identical": 0.0,
+    "better": 0.6,
+}  # by how much, in log-odds, it tells apart what the champion does not
 
 
 @dataclass(frozen=True)
@@ -198,19 +202,19 @@ def champion_is_whole(ours: World, champion: str) -> list[str]:
     return problems
 
 
-def null_canary(ours: World) -> Story:
-    """A version that is the champion once more goes through all steps under load, day and night."""
-    version = offer(ours.settings, ours.folder, graph())
+def good_canary(ours: World, kind: str) -> Story:
+    """The champion once more, or a version that is a little better, goes through all steps under load."""
+    version = offer(ours.settings, ours.folder, graph(finer=GOOD[kind]))
     with Load(ours.addresses, rate=RATE, first=time.time_ns() // 1_000_000) as load:
         try:
             story = promoted(ours.settings, version)
         except AssertionError as error:
             roll_back.run(roll_back.Params(version=version, reason="undecided"), ours.settings)
-            return Story(version, "undecided", "", str(error), time.time(), (f"identical: {error}",))
+            return Story(version, "undecided", "", str(error), time.time(), (f"{kind}: {error}",))
         time.sleep(1.0)
-    problems = [f"identical: lost: {each.trouble}" for each in load.exchanges() if each.lost]
+    problems = [f"{kind}: lost: {each.trouble}" for each in load.exchanges() if each.lost]
     if story.outcome != "completed":
-        problems.append(f"identical: {story.outcome} at {story.step}: {story.reason}")
+        problems.append(f"{kind}: {story.outcome} at {story.step}: {story.reason}")
     return replace(story, problems=tuple(problems))
 
 

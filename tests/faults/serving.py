@@ -27,7 +27,7 @@ from tests.faults.stored_lake import lake_on_s3
 from tests.faults.versions import FAULTS
 from tests.s3_server import free_port
 
-KILLS, OVERS, STOPS, NULLS = 8, 3, 2, 3
+KILLS, OVERS, STOPS, GOODS = 8, 3, 2, 2
 MOVES, TIMED_MOVES = 100, 20
 TRIALS = 200  # simulated promotions of each kind
 AIRFLOW_KILLS = (  # in one promotion each: the step, and what its task is doing
@@ -57,7 +57,7 @@ def run(folder: Path) -> Found:
 
 
 def _trials() -> Found:
-    """Promotions on simulated requests, by the hundred."""
+    """Promotions on logs and on simulated requests, by the hundred."""
     figures = canaries.run(TRIALS)
     wrong = canaries.problems(figures)
     goals = {"share rolled back": canaries.FALSE_SHARE_ALLOWED, "share missed": 0.0,
@@ -177,12 +177,17 @@ def bad_canary_cases(name: str, story: Story) -> list[Case]:
     ]
 
 
-def _null_canaries(ours: World) -> Found:
-    canaries_http.settle(ours)
-    stories = [canaries_http.null_canary(ours) for _ in range(NULLS)]
-    back = sum(story.outcome != "completed" for story in stories)
-    problems = [problem for story in stories for problem in story.problems]
-    return [none(f"of {NULLS} identical canaries over HTTP rolled back", back)], problems
+def _good_canaries(ours: World) -> Found:
+    cases, problems = [], []
+    for kind in canaries_http.GOOD:
+        stories = []
+        for _ in range(GOODS):
+            canaries_http.settle(ours)  # the one before has become champion
+            stories.append(canaries_http.good_canary(ours, kind))
+        back = sum(story.outcome != "completed" for story in stories)
+        cases.append(none(f"of {GOODS} canaries over HTTP, {kind}, rolled back", back))
+        problems += [problem for story in stories for problem in story.problems]
+    return cases, problems
 
 
 def _airflow_kills(ours: World) -> Found:
@@ -212,4 +217,4 @@ def _way_back(ours: World) -> Found:
     return cases, problems
 
 
-SCENARIOS = (_outages, _aliases, _restarts, _bad_canaries, _null_canaries, _way_back, _airflow_kills)
+SCENARIOS = (_outages, _aliases, _restarts, _bad_canaries, _good_canaries, _way_back, _airflow_kills)

@@ -38,11 +38,20 @@ AMOUNT, NIGHT = MODEL_FEATURES.index("amount"), MODEL_FEATURES.index("is_night")
 
 
 def graph(
-    fault: Fault | None = None, *, bias: float = BIAS, always: bool = False, rounds: int = 0
+    fault: Fault | None = None,
+    *,
+    bias: float = BIAS,
+    always: bool = False,
+    rounds: int = 0,
+    finer: float = 0.0,
 ) -> onnx.ModelProto:
-    """probability = sigmoid(amount + bias); at night, or always, spoiled by the fault."""
+    """probability = sigmoid(amount + finer * sin(100 amount) + bias); at night, or always, spoiled.
+
+    With `finer` it tells amounts apart that the others hold for alike, as a version does that knows more.
+    """
     constants: dict[str, object] = {
         "zero": np.float32(0), "bias": np.float32(bias), "dusk": np.float32(-1.0 if always else 0.5),
+        "finer": np.float32(finer), "hundred": np.float32(100),
         "amount_place": np.array([AMOUNT]), "night_place": np.array([NIGHT]),
     }  # fmt: skip
     nodes = [
@@ -51,7 +60,11 @@ def graph(
         helper.make_node("Gather", ["filled", "amount_place"], ["amount"], axis=1),
         helper.make_node("Gather", ["filled", "night_place"], ["night"], axis=1),
         helper.make_node("Greater", ["night", "dusk"], ["at_night"]),
-        helper.make_node("Add", ["amount", "bias"], ["logits"]),
+        helper.make_node("Mul", ["amount", "hundred"], ["minor"]),
+        helper.make_node("Sin", ["minor"], ["finesse"]),
+        helper.make_node("Mul", ["finesse", "finer"], ["more"]),
+        helper.make_node("Add", ["amount", "more"], ["known"]),
+        helper.make_node("Add", ["known", "bias"], ["logits"]),
         helper.make_node("Sigmoid", ["logits"], ["sound"]),
     ]
     if fault == "slow":

@@ -9,12 +9,18 @@ import pandas as pd
 import pytest
 
 from jobs.conf.policy import Policy
+from jobs.conf.settings import Settings
 from jobs.core import Check, Outcome
+from jobs.evaluation.metrics import Ranking
+from jobs.features.declarations import MODEL_FEATURES
+from jobs.lake.store import lake_of
+from jobs.lake.tables import PREDICTIONS
 from jobs.promotion.look import StepEvidence, no_rows
 from jobs.promotion.state import steps_of
 from jobs.promotion.verdict import judge
+from tests import promotion_logs
 from tests.faults.canaries import SECONDS_ALLOWED
-from tests.promotion_trials import CUSTOMERS, DEMO, FAULTY, promotion, seen
+from tests.promotion_trials import CUSTOMERS, DEMO, FAULTY, RATE, promotion, seen
 
 BLUE_GREEN = DEMO.model_copy(update={"canary": DEMO.canary.model_copy(update={"mode": "blue_green"})})
 
@@ -37,11 +43,42 @@ def beside(challenger: pd.DataFrame, champion: pd.DataFrame, step: str = "canary
     )
 
 
-@pytest.mark.parametrize("kind", ["identical", "better"])
-def test_promotions_of_a_good_version_survive_every_look_of_every_step(kind: str) -> None:
-    ended = [promotion(seed, kind, held=1) for seed in range(1000, 1003)]
+@pytest.mark.parametrize("kind", promotion_logs.GOOD)
+def test_promotions_of_a_good_version_survive_every_look_at_their_log(kind: str) -> None:
+    ended = [promotion_logs.promotion(seed, kind) for seed in range(1000, 1002)]
     assert [each.reason for each in ended if each.step] == []
-    assert min(each.looks for each in ended) > 30
+    assert min(each.looks for each in ended) > 20
+
+
+def test_the_better_version_of_the_logs_is_a_little_better_and_both_are_calibrated() -> None:
+    rows, fraud = promotion_logs.Town(1).payments(100_000, promotion_logs.BEGUN, 1.0)
+    matrix = rows[list(MODEL_FEATURES)].to_numpy(dtype=np.float32)
+    scores = {kind: bundle.score(matrix) for kind, bundle in promotion_logs.bundles().items()}
+    precision = {
+        kind: Ranking(each, fraud.astype(float)).average_precision() for kind, each in scores.items()
+    }
+    assert 1.02 < precision["better"] / precision["identical"] < 1.1
+    for kind in promotion_logs.GOOD:
+        each = scores[kind]
+        assert each.mean() == pytest.approx(fraud.mean(), rel=0.05)
+        assert fraud[each > 0.5].mean() == pytest.approx(each[each > 0.5].mean(), abs=0.03)
+
+
+def test_a_version_that_knows_nothing_of_what_the_champion_knows_is_taken_back_by_its_log() -> None:
+    ended = promotion_logs.promotion(1, "blind")
+    assert ended.step == "shadow"
+    assert ended.seconds < SECONDS_ALLOWED
+
+
+def test_the_logs_of_the_trials_hold_what_the_service_writes(home: Settings) -> None:
+    running = promotion_logs.Promotion(lake_of(home), 1, "identical", DEMO)
+    next(running.looks("canary_50"))
+    log = lake_of(home).read(PREDICTIONS).to_pandas()
+    assert set(log["variant"]) == {"champion", "canary", "shadow"}
+    assert log["request_id"].nunique() == RATE * promotion_logs.APPENDED_SECONDS
+    asked = log[log["model_version"].eq(promotion_logs.CHALLENGER)]
+    assert set(asked["request_id"]) == set(log["request_id"]), "the challenger has scored every request once"
+    assert len(asked) == asked["request_id"].nunique()
 
 
 @pytest.mark.parametrize("kind", FAULTY)
