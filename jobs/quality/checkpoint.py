@@ -18,6 +18,8 @@ import os
 import shutil
 from collections.abc import Mapping
 from datetime import date
+from functools import partial
+from types import CodeType
 from typing import Any
 
 import great_expectations as gx
@@ -34,6 +36,8 @@ from great_expectations.data_context.types.resource_identifiers import (
     ValidationResultIdentifier,
 )
 from great_expectations.exceptions import GreatExpectationsError
+from great_expectations.render.view import view as pages
+from jinja2.bccache import Bucket, BytecodeCache
 from numpy.typing import NDArray
 from pydantic.v1 import PrivateAttr  # what the library is made with
 from ruamel.yaml.error import YAMLError
@@ -54,6 +58,26 @@ SHOWN_VALUES = 20  # of those that broke a rule
 HALF_WRITTEN = (
     GreatExpectationsError, YAMLError, OSError, ValueError, TypeError, KeyError, AttributeError,
 )  # fmt: skip
+
+
+class CompiledTemplates(BytecodeCache):
+    """Code of the pages' templates, by name and text, as long as the process lives."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, str], CodeType] = {}
+
+    def load_bytecode(self, bucket: Bucket) -> None:
+        """Jinja compiles what is not known."""
+        bucket.code = self._known.get((bucket.key, bucket.checksum))
+
+    def dump_bytecode(self, bucket: Bucket) -> None:
+        """Keep what Jinja has compiled."""
+        if bucket.code is not None:
+            self._known[bucket.key, bucket.checksum] = bucket.code
+
+
+# the library makes an environment for each kind of page of each validation, and each compiled every template
+pages.Environment = partial(pages.Environment, bytecode_cache=CompiledTemplates())
 
 
 class Judge:

@@ -6,6 +6,7 @@ import json
 from datetime import timedelta
 from pathlib import Path
 
+import jinja2
 import pytest
 
 from jobs.conf.contract import contract_of
@@ -145,6 +146,12 @@ def test_just_inside_the_policy_the_gate_is_open(home: Settings) -> None:
     bad = [f"{n},2026-01-05T10:00:00Z,4,3,-1" for n in range(97, 101)]
     receipt = validate(home, [*good_rows(95), bad[0], good_row(1), *bad[1:]])
     assert receipt.facts["quality_score"] == pytest.approx(0.9505, abs=0.001)
+
+
+def test_the_templates_of_the_page_are_compiled_once(home: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    validate(home, good_rows(100))
+    monkeypatch.setattr(jinja2.Environment, "compile", lambda *_, **__: pytest.fail("compiled again"))
+    validate(home, good_rows(101))
 
 
 def land_and_validate(home: Settings) -> None:
