@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,10 @@ from tests.lake_server import BINARY
 # how long an example takes is the machine's matter, and no test's
 hypothesis.settings.register_profile("no deadline", deadline=None)
 hypothesis.settings.load_profile("no deadline")
+
+# Every Spark that a test starts has frames of a few rows: no code runs long enough to be worth Java's
+# optimizing compiler, which takes a third of all processor time. The code cache stays as large as with it.
+os.environ.setdefault("JAVA_TOOL_OPTIONS", "-XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=240m")
 
 TESTS = Path(__file__).parent
 HANDBOOK = TESTS.parents[1] / "shared" / "data" / "handbook"
