@@ -24,4 +24,9 @@ def filled_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def filled(home: Settings, filled_home: Path, spark_remote: str) -> Settings:
     """45 days of transactions, features of each day, and chargebacks two days later."""
     shutil.copytree(filled_home, home.home)
+    return demo_settings(home, spark_remote)
+
+
+def demo_settings(home: Settings, spark_remote: str) -> Settings:
+    """Settings of such an installation: 45 days are enough for the demo's policy."""
     return home.model_copy(update={"policy_overlay": "demo", "spark_remote": spark_remote})

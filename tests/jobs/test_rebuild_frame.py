@@ -10,7 +10,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from jobs.conf.settings import Settings
+from jobs.conf.settings import Settings, load_settings
 from jobs.core import GateClosed, Receipt, SluiceError, midnight
 from jobs.features.tables import BUILT_TABLES, CUSTOMER_FEATURES, TRANSACTION_VELOCITY
 from jobs.lake.at import LakeAt, versions_of
@@ -21,6 +21,7 @@ from jobs.promotion.state import TAG_RUN, registry_client
 from jobs.training import frame, labels, rebuild_frame
 from jobs.training.frame import FrameFacts
 from jobs.training.run_folder import RunFolder
+from tests.filled_lake import demo_settings
 from tests.frame_data import FIRST, LAST, put
 
 pytest_plugins = ("tests.filled_lake",)
@@ -34,6 +35,29 @@ def made(settings: Settings, run: str = RUN) -> Receipt:
 
 def rebuilt(settings: Settings, run: str = RUN, day: date = LAST) -> Receipt:
     return rebuild_frame.run(rebuild_frame.Params(day=day, run=run), settings)
+
+
+@pytest.fixture(scope="module")
+def first_frame(
+    filled_home: Path, spark_remote: str, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, str]:
+    """An installation in which RUN has made its frame, and its digest: made once, copied for each test."""
+    folder = tmp_path_factory.mktemp("framed") / "home"
+    shutil.copytree(filled_home, folder)
+    return folder, made(demo_settings(load_settings({"SLUICE_HOME": str(folder)}), spark_remote)).digest
+
+
+@pytest.fixture
+def framed(home: Settings, first_frame: tuple[Path, str], spark_remote: str) -> Settings:
+    """45 days of tables, of which RUN has made its frame."""
+    shutil.copytree(first_frame[0], home.home)
+    return demo_settings(home, spark_remote)
+
+
+@pytest.fixture
+def digest(first_frame: tuple[Path, str]) -> str:
+    """Of the frame of RUN."""
+    return first_frame[1]
 
 
 def rows_of(settings: Settings, table: object, day: date) -> pd.DataFrame:
@@ -85,32 +109,30 @@ def move_on(settings: Settings) -> None:
 
 
 def test_a_frame_is_made_again_bit_for_bit_after_corrections_late_rows_and_rebuilds(
-    filled: Settings,
+    framed: Settings,
+    digest: str,
 ) -> None:
-    first = made(filled)
-    original = pd.read_parquet(filled.work / "training" / RUN / "frame.parquet")
-    move_on(filled)
-    again = rebuilt(filled)
+    original = pd.read_parquet(framed.work / "training" / RUN / "frame.parquet")
+    move_on(framed)
+    again = rebuilt(framed)
     assert again.facts["identical"] is True
-    assert again.digest == first.digest
+    assert again.digest == digest
     pd.testing.assert_frame_equal(pd.read_parquet(again.facts["frame"]), original)
-    assert made(filled, "today").digest != first.digest
-    assert rebuilt(filled).digest == first.digest
+    assert made(framed, "today").digest != digest
+    assert rebuilt(framed).digest == digest
 
 
 @pytest.mark.parametrize("change", [correct_labels, land_again, build_features_again])
 def test_each_of_these_changes_a_frame_that_is_not_made_of_the_old_versions(
-    filled: Settings, change: object
+    framed: Settings, digest: str, change: object
 ) -> None:
-    first = made(filled).digest
-    change(filled)  # type: ignore[operator]
-    assert made(filled, "today").digest != first
+    change(framed)  # type: ignore[operator]
+    assert made(framed, "today").digest != digest
 
 
-def test_every_table_that_was_read_is_pinned_under_the_run(filled: Settings) -> None:
-    made(filled)
-    facts = RunFolder(filled, RUN).read_model("frame.json", FrameFacts)
-    assert pinned(lake_of(filled)) == {name: {version} for name, version in facts.table_versions.items()}
+def test_every_table_that_was_read_is_pinned_under_the_run(framed: Settings) -> None:
+    facts = RunFolder(framed, RUN).read_model("frame.json", FrameFacts)
+    assert pinned(lake_of(framed)) == {name: {version} for name, version in facts.table_versions.items()}
     assert set(facts.table_versions) == {
         "transactions", "labels", "landed_files", "merged_labels", "customer_features", "terminal_features",
         "transaction_velocity",
@@ -118,18 +140,17 @@ def test_every_table_that_was_read_is_pinned_under_the_run(filled: Settings) -> 
 
 
 def test_what_is_written_while_the_frame_is_made_is_not_in_it(
-    filled: Settings, monkeypatch: pytest.MonkeyPatch
+    framed: Settings, digest: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    undisturbed = made(filled).digest
     real = frame.known_transactions
 
     def meanwhile(*arguments: object, **named: object) -> pa.Table:
-        move_on(filled)
+        move_on(framed)
         return real(*arguments, **named)  # type: ignore[arg-type]
 
-    labels.run(labels.Params(day=LAST, run="disturbed"), filled)
+    labels.run(labels.Params(day=LAST, run="disturbed"), framed)
     monkeypatch.setattr(frame, "known_transactions", meanwhile)
-    assert frame.run(frame.Params(day=LAST, run="disturbed"), filled).digest == undisturbed
+    assert frame.run(frame.Params(day=LAST, run="disturbed"), framed).digest == digest
 
 
 def test_a_frame_asks_for_the_velocity_of_a_late_row_that_was_not_built_yet(filled: Settings) -> None:
@@ -141,64 +162,58 @@ def test_a_frame_asks_for_the_velocity_of_a_late_row_that_was_not_built_yet(fill
         made(filled)
 
 
-def test_a_row_that_came_after_the_runs_day_is_in_no_frame_of_that_day(filled: Settings) -> None:
-    before = made(filled).digest
-    late_row(filled, LAST - timedelta(days=5), LAST + timedelta(days=1), 900_002)
-    assert made(filled, "later").digest == before
-    late_row(filled, LAST - timedelta(days=5), LAST, 900_003)  # its file ends with the run's day
-    made(filled, "in-time")
-    ids = pd.read_parquet(filled.work / "training" / "in-time" / "frame.parquet")["transaction_id"]
+def test_a_row_that_came_after_the_runs_day_is_in_no_frame_of_that_day(framed: Settings, digest: str) -> None:
+    late_row(framed, LAST - timedelta(days=5), LAST + timedelta(days=1), 900_002)
+    assert made(framed, "later").digest == digest
+    late_row(framed, LAST - timedelta(days=5), LAST, 900_003)  # its file ends with the run's day
+    made(framed, "in-time")
+    ids = pd.read_parquet(framed.work / "training" / "in-time" / "frame.parquet")["transaction_id"]
     assert {900_002, 900_003} & set(ids) == {900_003}
 
 
-def test_rows_of_a_day_whose_own_file_never_came_are_in_no_frame(filled: Settings) -> None:
-    before = made(filled).digest
+def test_rows_of_a_day_whose_own_file_never_came_are_in_no_frame(framed: Settings, digest: str) -> None:
     early = FIRST - timedelta(days=1)
-    row = rows_of(filled, TRANSACTIONS, FIRST).iloc[[0]]
+    row = rows_of(framed, TRANSACTIONS, FIRST).iloc[[0]]
     row = row.assign(day=early, transaction_id=900_004, event_time=midnight(early))
-    put(filled, TRANSACTIONS, row.to_dict("records"), early)
-    assert made(filled, "today").digest == before
+    put(framed, TRANSACTIONS, row.to_dict("records"), early)
+    assert made(framed, "today").digest == digest
 
 
-def test_a_difference_closes_the_gate_and_names_what_differs(filled: Settings) -> None:
-    made(filled)
-    file = filled.work / "training" / RUN / "frame.json"
+def test_a_difference_closes_the_gate_and_names_what_differs(framed: Settings) -> None:
+    file = framed.work / "training" / RUN / "frame.json"
     facts = FrameFacts.model_validate_json(file.read_text())
-    build_features_again(filled)
-    newer = facts.table_versions | versions_of(lake_of(filled), BUILT_TABLES)
+    build_features_again(framed)
+    newer = facts.table_versions | versions_of(lake_of(framed), BUILT_TABLES)
     file.write_text(facts.model_copy(update={"table_versions": newer}).model_dump_json())
     with pytest.raises(GateClosed, match="column customer_count_7d: was") as closed:
-        rebuilt(filled)
+        rebuilt(framed)
     failed = {check.name for check in closed.value.verdict.checks if check.outcome == "fail"}
     assert failed == {"digest", "column customer_count_7d"}
 
 
-def test_other_definitions_than_then_are_named_before_anything_is_read(filled: Settings) -> None:
-    made(filled)
-    file = filled.work / "training" / RUN / "frame.json"
+def test_other_definitions_than_then_are_named_before_anything_is_read(framed: Settings) -> None:
+    file = framed.work / "training" / RUN / "frame.json"
     facts = FrameFacts.model_validate_json(file.read_text())
     file.write_text(facts.model_copy(update={"ttl_hours": 1.0}).model_dump_json())
     with pytest.raises(GateClosed, match=r"batch_ttl_hours: was 1\.0, is 48"):
-        rebuilt(filled)
+        rebuilt(framed)
 
 
 @pytest.mark.parametrize("table", ["labels", "terminal_features"])
-def test_a_version_that_was_cleaned_away_is_said_with_its_table(filled: Settings, table: str) -> None:
-    made(filled)
-    file = filled.work / "training" / RUN / "frame.json"
+def test_a_version_that_was_cleaned_away_is_said_with_its_table(framed: Settings, table: str) -> None:
+    file = framed.work / "training" / RUN / "frame.json"
     facts = FrameFacts.model_validate_json(file.read_text())
     gone = facts.table_versions | {table: 999_999}
     file.write_text(facts.model_copy(update={"table_versions": gone}).model_dump_json())
     with pytest.raises(SluiceError, match=f"table {table}: version 999999 cannot be read any more"):
-        rebuilt(filled)
+        rebuilt(framed)
 
 
 def test_without_its_folder_a_run_is_looked_up_by_the_version_it_registered(
-    filled: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    framed: Settings, digest: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)  # a SQLite registry keeps its artifacts beside the working directory
-    settings = filled.model_copy(update={"mlflow_uri": f"sqlite:///{tmp_path / 'mlflow.db'}"})
-    first = made(settings)
+    settings = framed.model_copy(update={"mlflow_uri": f"sqlite:///{tmp_path / 'mlflow.db'}"})
     client = registry_client(settings)
     run_id = client.create_run("0").info.run_id
     client.log_artifact(run_id, str(settings.work / "training" / RUN / "frame.json"), "evidence")
@@ -206,15 +221,14 @@ def test_without_its_folder_a_run_is_looked_up_by_the_version_it_registered(
     client.create_model_version(settings.model_name, "nowhere", run_id, tags={TAG_RUN: RUN})
     shutil.rmtree(settings.work)
     move_on(settings)
-    assert rebuilt(settings).digest == first.digest
+    assert rebuilt(settings).digest == digest
     with pytest.raises(SluiceError, match="training run other: .* no version of fraud was trained by it"):
         rebuilt(settings, "other")
 
 
-def test_the_day_must_be_the_runs_own(filled: Settings) -> None:
-    made(filled)
+def test_the_day_must_be_the_runs_own(framed: Settings) -> None:
     with pytest.raises(SluiceError, match=f"its day is {LAST}, not {FIRST}"):
-        rebuilt(filled, day=FIRST)
+        rebuilt(framed, day=FIRST)
 
 
 def test_a_lake_at_noted_versions_reads_these_and_is_never_written(filled: Settings) -> None:
