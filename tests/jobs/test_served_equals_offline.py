@@ -30,6 +30,7 @@ pytest_plugins = ("tests.spark_server", "tests.redis_server")
 
 FIRST = date(2026, 1, 25)
 HISTORY, PER_DAY = 10, 120
+SEED = 99  # of the served day
 DATABASES = itertools.count()
 SERVED = FIRST + timedelta(days=HISTORY)
 
@@ -85,6 +86,17 @@ def history_home(tmp_path_factory: pytest.TempPathFactory, spark_remote: str) ->
     return folder
 
 
+@pytest.fixture(scope="module")
+def published_home(tmp_path_factory: pytest.TempPathFactory, history_home: Path, spark_remote: str) -> Path:
+    """The history and the served day's file, with its features built: once for all tests."""
+    folder = tmp_path_factory.mktemp("published") / "home"
+    shutil.copytree(history_home, folder)
+    settings = load_settings({"SLUICE_HOME": str(folder)}).model_copy(update={"spark_remote": spark_remote})
+    lake_of(settings).replace(TRANSACTIONS, transactions_of(SERVED, SEED), SERVED)
+    assert build.run(build.Params(day=SERVED), settings).facts["days"] == [str(SERVED)]
+    return folder
+
+
 @pytest.fixture(params=["sqlite", "redis"])
 def built_history(
     request: pytest.FixtureRequest,
@@ -135,19 +147,26 @@ def serve(settings: Settings, bodies: list[dict[str, Any]]) -> None:
         assert stop(process) == 0
 
 
-def published(settings: Settings, rows: pa.Table) -> None:
-    """The day's file comes, and its features are built."""
-    lake_of(settings).replace(TRANSACTIONS, rows, SERVED)
-    build.run(build.Params(day=SERVED), settings)
+def publish(published_home: Path, settings: Settings) -> None:
+    """The day's file comes, and its features are built: what that adds to the history's files."""
+
+    def added(source: str, destination: str) -> None:
+        if not Path(destination).exists():
+            shutil.copy2(source, destination)
+
+    shutil.copytree(published_home, settings.home, copy_function=added, dirs_exist_ok=True)
+    assert lake_of(settings).read(TRANSACTIONS, first=SERVED).num_rows == PER_DAY
 
 
-def test_every_feature_of_a_served_day_is_the_offline_one(installation: Settings) -> None:
-    rows = transactions_of(SERVED, 99)
+def test_every_feature_of_a_served_day_is_the_offline_one(
+    installation: Settings, published_home: Path
+) -> None:
+    rows = transactions_of(SERVED, SEED)
     bodies = bodies_of(rows)
     # a restart in the middle keeps the state, and a request that is sent again counts once
     serve(installation, bodies[:60])
     serve(installation, bodies[50:])
-    published(installation, rows)
+    publish(published_home, installation)
     receipt = compare_served.run(compare_served.Params(day=SERVED), installation)
     evidence = json.loads(Path(receipt.facts["evidence"]).read_text())
     assert (receipt.rows, receipt.facts["mismatched_rows"]) == (PER_DAY, 0), evidence["examples"]
@@ -173,17 +192,20 @@ def assert_seen(settings: Settings) -> None:
     }
 
 
-def test_a_service_that_missed_a_part_of_the_day_is_told_apart(installation: Settings) -> None:
-    rows = transactions_of(SERVED, 99)
+def test_a_service_that_missed_a_part_of_the_day_is_told_apart(
+    installation: Settings, published_home: Path
+) -> None:
+    rows = transactions_of(SERVED, SEED)
     serve(installation, bodies_of(rows)[60:])
-    published(installation, rows)
+    publish(published_home, installation)
     with pytest.raises(GateClosed, match="of 60 served rows differ from offline"):
         compare_served.run(compare_served.Params(day=SERVED), installation)
 
 
-def test_what_the_service_missed_it_knows_once_the_day_is_materialized(installation: Settings) -> None:
-    rows = transactions_of(SERVED, 99)
-    published(installation, rows)
+def test_what_the_service_missed_it_knows_once_the_day_is_materialized(
+    installation: Settings, published_home: Path
+) -> None:
+    publish(published_home, installation)
     check.run(check.Params(day=SERVED), installation)
     materialize.run(materialize.Params(day=SERVED), installation)
     following = transactions_of(SERVED + timedelta(days=1), 100)
@@ -194,17 +216,19 @@ def test_what_the_service_missed_it_knows_once_the_day_is_materialized(installat
     assert (receipt.rows, receipt.facts["mismatched_rows"]) == (PER_DAY, 0)
 
 
-def test_until_a_day_is_online_the_rows_of_the_day_before_serve(built_history: Settings) -> None:
+def test_until_a_day_is_online_the_rows_of_the_day_before_serve(
+    built_history: Settings, published_home: Path
+) -> None:
     before, last = SERVED - timedelta(days=2), SERVED - timedelta(days=1)
     online(built_history, FIRST, before)
-    rows = transactions_of(SERVED, 99)
+    rows = transactions_of(SERVED, SEED)
     lake = lake_of(built_history)
     with closing(open_velocity_store(built_history)) as store:  # what the service saw the day before
         store.record_many(lake.read(TRANSACTIONS, first=last, last=last))
     serve(built_history, bodies_of(rows)[:30])
     online(built_history, last, last)
     serve(built_history, bodies_of(rows)[30:])
-    published(built_history, rows)
+    publish(published_home, built_history)
     receipt = compare_served.run(compare_served.Params(day=SERVED), built_history)
     assert (receipt.rows, receipt.facts["mismatched_rows"]) == (PER_DAY, 0)
     assert receipt.facts["by_the_rows_before"] == 30
