@@ -31,8 +31,8 @@ DAG, SCHEDULER = "fraud_train", "airflow-scheduler"
 WORKERS = ("first", "second")
 # every task that decides what a version is writes one of these
 WRITTEN = (
-    "labels.parquet", "frame.parquet", "tuning.json", "xgboost/model.onnx", "torch/model.onnx",
-    "bundle/model.onnx",
+    "labels.parquet", "frame.parquet", "tuning.json",
+    "bundle/calibration.json", "bundle/xgboost.onnx", "bundle/torch.onnx",
 )  # fmt: skip
 
 
