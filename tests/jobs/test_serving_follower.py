@@ -19,12 +19,7 @@ from jobs.serving import follower as follower_module
 from jobs.serving.bundles import bundles_folder, cached_bundle, fetch_bundle
 from jobs.serving.follower import Follower
 from tests.followed_registry import COMPLETED, NAMES, follower_of
-from tests.served_bundles import (
-    constant_graph,
-    logistic_graph,
-    register,
-    write_bundle,
-)
+from tests.served_bundles import constant_graph, logistic_graph, register, write_bundle
 
 pytest_plugins = ("tests.served_bundles", "tests.followed_registry")
 
