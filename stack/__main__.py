@@ -12,7 +12,7 @@ from stack.command import COMMANDS, run_command
 
 
 def status_of_command() -> int:
-    """The exit code of `sluice up | down | status | airflow …`, or of what `python -m jobs` understands."""
+    """The exit code of one of COMMANDS, or of what `python -m jobs` understands."""
     command, rest = (sys.argv[1:2] or [""])[0], sys.argv[2:]
     if command not in COMMANDS:
         return cli.main()

@@ -1,4 +1,4 @@
-"""`sluice up | down | status | airflow …`: the servers of an installation, and Airflow's own command line."""
+"""`sluice up | down | status | airflow … | worker`: an installation's servers, Airflow's own command line."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ from stack.processes import (
     start,
     stop,
 )
-from stack.services import Service, services
+from stack.services import Service, celery_worker, services
 
 READY_SECONDS = 180.0
-COMMANDS = ("up", "down", "status", "airflow")
+COMMANDS = ("up", "down", "status", "airflow", "worker")
 console = Console()
 
 
@@ -53,12 +53,23 @@ def run_command(command: str, rest: list[str]) -> int:
         return subprocess.call(
             [str(BIN / "airflow"), *rest], env=server_environment(settings, environment), cwd=PROJECT_ROOT
         )
+    if command == "worker":
+        return _work(settings, environment, rest)
     argparse.ArgumentParser(f"sluice {command}").parse_args(rest)
     if command == "up":
         up(settings, environment)
     elif command == "down":
         down(settings)
     return status(settings)
+
+
+def _work(settings: Settings, environment: Mapping[str, str], rest: list[str]) -> int:
+    """A Celery worker in the foreground, for another machine than the one of `make up`."""
+    if not settings.celery_broker_url:
+        raise SluiceError("no worker without SLUICE_CELERY_BROKER_URL: see docs/operations.md")
+    launch = celery_worker(settings)
+    shared = server_environment(settings, environment)
+    return subprocess.call([*launch.command, *rest], env={**shared, **launch.environment}, cwd=PROJECT_ROOT)
 
 
 def up(settings: Settings, environment: Mapping[str, str]) -> None:

@@ -145,13 +145,16 @@ def _executor(settings: Settings) -> dict[str, str]:
             "CORE__EXECUTOR": "plugins.warm_executor.WarmLocalExecutor",
             "CORE__PARALLELISM": str(TASKS_AT_ONCE),
         }
+    broker = settings.celery_broker_url
+    if broker.startswith("rediss://") and "ssl_cert_reqs=" not in broker:
+        broker += f"{'&' if '?' in broker else '?'}ssl_cert_reqs=CERT_REQUIRED"  # else nobody looks at it
     return {
         "CORE__EXECUTOR": "CeleryExecutor",
-        "CELERY__BROKER_URL": settings.celery_broker_url,
-        "CELERY__RESULT_BACKEND": settings.celery_broker_url,
+        "CELERY__BROKER_URL": broker,
+        "CELERY__RESULT_BACKEND": broker,
         "CELERY__WORKER_CONCURRENCY": str(TASKS_AT_ONCE),
         "CELERY__EXTRA_CELERY_CONFIG": json.dumps({"imports": HEAVY_MODULES}),
-        # then the broker gives an unfinished task to another worker; Airflow sees a dead one sooner
+        # as it is anyway, said so that no process warns of it; Airflow sees a dead worker sooner
         "CELERY_BROKER_TRANSPORT_OPTIONS__VISIBILITY_TIMEOUT": "86400",
     }
 

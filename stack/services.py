@@ -45,11 +45,7 @@ def services(settings: Settings) -> list[Service]:
         Service("scoring", _scoring, settings.scoring_uri, "/ready"),
         Service("airflow-api", _airflow_api, settings.airflow_uri, "/api/v2/version"),
         Service("airflow-scheduler", _airflow("scheduler", "--skip-serve-logs")),
-        *(
-            [Service(WORKER, _airflow("celery", "worker", "--skip-serve-logs"))]
-            if settings.celery_broker_url
-            else []
-        ),
+        *([Service(WORKER, celery_worker)] if settings.celery_broker_url else []),
         Service("airflow-dag-processor", _airflow("dag-processor")),
         Service("airflow-triggerer", _airflow("triggerer", "--skip-serve-logs")),
     ]
@@ -88,6 +84,12 @@ def _airflow_api(settings: Settings) -> Launch:
     return Launch(
         _airflow("api-server")(settings).command, {f"AIRFLOW__DATABASE__{name}": arguments for name in names}
     )
+
+
+def celery_worker(settings: Settings) -> Launch:
+    """A worker needs Airflow's API and no database, least of all a file of SQLite on another machine."""
+    command = _airflow("celery", "worker", "--skip-serve-logs")(settings).command
+    return Launch(command, {"AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": "sqlite://"})
 
 
 def _object_storage(settings: Settings) -> Launch:

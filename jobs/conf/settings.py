@@ -54,8 +54,9 @@ class Settings(StrictModel):
     airflow_uri: str = Field("http://127.0.0.1:8080", description="Airflow api-server")
     celery_broker_url: str = Field(
         "",
-        pattern=r"^(rediss?://\S+)?$",
-        description="Redis that hands tasks to Celery workers; empty: they run beside the scheduler",
+        # with its password: who can write there runs code here
+        pattern=r"^(rediss?://[^\s:@/]*:[^\s@]+@\S+)?$",
+        description="Redis that hands tasks to Celery workers: redis://:PASSWORD@HOST:PORT/0; empty: none",
     )
     object_storage_uri: str = Field("", description="address of an S3-compatible server to run; empty: none")
     staging: str = Field(

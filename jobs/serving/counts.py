@@ -14,10 +14,11 @@ from jobs.serving.metrics import counter
 
 
 class Counts:
-    """Counted on the event loop alone, so nothing is locked."""
+    """Counted on the event loop alone, so nothing is locked; `shadow_late` in the shadow's thread alone."""
 
     def __init__(self) -> None:
-        self.shadow_dropped = 0
+        self.shadow_dropped = 0  # the queue was full
+        self.shadow_late = 0  # its step was over
         self._answers: dict[tuple[str, ...], float] = {}
         self._rules: dict[tuple[str, ...], float] = {}
         self._degraded: dict[tuple[str, ...], float] = {}
@@ -37,6 +38,10 @@ class Counts:
         self._held_out += 1
         self._held_out_amount += amount_minor
         self._held_out_loss += score * amount_minor
+
+    @property
+    def shadow_given_up(self) -> int:
+        return self.shadow_dropped + self.shadow_late
 
     def by_variant(self) -> dict[str, int]:
         """Answers by variant."""
@@ -68,6 +73,6 @@ class Counts:
                 "sum of score times amount let through",
                 self._held_out_loss,
             ),
-            ("sluice_shadow_dropped", "shadow scores that were given up", self.shadow_dropped),
+            ("sluice_shadow_dropped", "shadow scores that were given up", self.shadow_given_up),
         ):
             yield counter(name, text, [], {(): value})

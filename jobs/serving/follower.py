@@ -40,6 +40,7 @@ LOGGER = logging.getLogger("sluice.serving")
 KEPT_MODELS = 4  # champion, challenger, and two to go back to without loading
 FIRST_LOOK_SECONDS = 20.0  # the first look at the registry may take, MLflow's import included
 RETRY_SECONDS = 15.0  # before a version that could not be loaded is tried again
+RETRY_SECONDS_MAX = 600.0
 SLOW_SECONDS = 0.003  # a model above this is scored beside the event loop, not on it
 
 
@@ -78,11 +79,14 @@ class WayBack:
         self.model: ServedModel | None = None
         self._load = load
         self._thread: threading.Thread | None = None
+        self._version: str | None = None
         self._again = -math.inf
-        self._reason = ""
+        self._wait = RETRY_SECONDS
 
     def keep(self, version: str | None) -> None:
         """Have this version there soon; None where it is loaded elsewhere, or there is none."""
+        if version != self._version:
+            self._version, self._again, self._wait = version, -math.inf, RETRY_SECONDS
         if self.model is not None and self.model.version != version:
             self.model = None
         loading = self._thread is not None and self._thread.is_alive()
@@ -95,10 +99,9 @@ class WayBack:
         try:
             self.model = self._load(version)
         except Exception as error:  # nothing is served by it yet
-            self._again = time.monotonic() + RETRY_SECONDS
-            if str(error) != self._reason:
-                LOGGER.warning("alias previous, version %s, is not loaded: %s", version, error)
-            self._reason = str(error)
+            # less and less often: a version of other features never comes, and each try costs the answers
+            self._again, self._wait = time.monotonic() + self._wait, min(self._wait * 2, RETRY_SECONDS_MAX)
+            LOGGER.warning("alias previous, version %s, is not loaded: %s", version, error)
 
 
 @dataclass(frozen=True)

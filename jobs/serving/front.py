@@ -91,8 +91,9 @@ class Front:
             if endpoint is None:
                 status = await self._pass_on(scope, receive, send)
             else:
+                body = await self._body(scope, receive)  # whole before a refusal, so the connection goes on
                 charge(self._window, client, 1)
-                reply = await endpoint(await self._body(scope, receive), client)
+                reply = await endpoint(body, client)
                 status = reply.status
                 await self._send(send, reply)
         except Refused as refused:
@@ -114,7 +115,9 @@ class Front:
         given = next((value for name, value in scope["headers"] if name == b"authorization"), None)
         client = self._tokens.client_of(given)
         if client is None:
-            raise Refused(401, "this service needs Authorization: Bearer", (b"www-authenticate", b"Bearer"))
+            raise Refused(
+                401, "this service needs Authorization: Bearer", (b"www-authenticate", b"Bearer"), CLOSE
+            )
         return client
 
     async def _body(self, scope: Scope, receive: Receive) -> bytes:

@@ -218,11 +218,16 @@ class Scorer:
     def _score_shadows(self) -> None:
         while (item := self._shadow.get()) is not None:
             case, read_seconds = item
-            model, served = case.state.challenger, self._state().challenger
+            model, now = case.state.challenger, self._state()
             if model is None or case.values is None:
                 continue
-            if served is None or served.version != model.version:
-                continue  # it was taken out of traffic: what waits for it would hold up the next one's
+            if (
+                now.challenger is None
+                or now.challenger.version != model.version
+                or now.step != case.state.step
+            ):
+                self.counts.shadow_late += 1  # its step is over: it would hold up the next one's
+                continue
             started, spent = time.perf_counter(), time.thread_time()
             score: float | None = None
             decision, trouble = "", ""
@@ -278,7 +283,7 @@ class Scorer:
 
     def counters(self) -> dict[str, Any]:
         """Answers by variant, and what the shadow could not keep up with."""
-        return {"answers": self.counts.by_variant(), "shadow_dropped": self.counts.shadow_dropped}
+        return {"answers": self.counts.by_variant(), "shadow_dropped": self.counts.shadow_given_up}
 
 
 def event_of(request: ScoreRequest) -> Event:

@@ -17,9 +17,8 @@ import pytest
 from jobs.conf.settings import Settings
 from jobs.training.run_folder import RunFolder
 from stack.command import start_services
-from stack.environment import server_environment
+from stack.environment import BIN
 from stack.processes import ProcessFolder, start, stop
-from stack.services import WORKER, services
 from tests.e2e.story import Story
 from tests.redis_server import NOWHERE, binary, serve_redis
 
@@ -68,16 +67,12 @@ def on_celery(ours: Settings, broker: str) -> Iterator[dict[str, Path]]:
     folder = ProcessFolder(ours.home)
     theirs = ours.model_copy(update={"celery_broker_url": broker})
     environment = {**os.environ, "SLUICE_CELERY_BROKER_URL": broker}
-    (worker,) = (service for service in services(theirs) if service.name == WORKER)
     stop(folder, SCHEDULER)
     try:
         start_services(theirs, environment, SCHEDULER)
         for name in WORKERS:
-            command = (
-                *worker.launch(theirs).command, "--concurrency", "1", "--celery-hostname", name,
-                "--pid", str(ours.home / f"{name}.celery"),
-            )  # fmt: skip
-            start(folder, name, command, server_environment(theirs, environment))
+            command = (str(BIN / "sluice"), "worker", "--concurrency", "1", "--celery-hostname", name)
+            start(folder, name, command, environment)
         yield {name: folder.log_file(name) for name in WORKERS}
     finally:
         for name in (*WORKERS, SCHEDULER):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import socket
 import threading
@@ -26,6 +27,7 @@ from tests.served_bundles import PlainFeatures
 
 HEAD = b"POST /score HTTP/1.1\r\nHost: here\r\nContent-Length: 200\r\n"
 SECONDS = 0.6
+SYSTEM_BYTES = 65_536  # of an answer that the system holds for its reader; the rest waits in the service
 LATE = 5.0  # of a machine that is busy; uvicorn's own time-out, if it were that one, comes after 75
 
 
@@ -46,6 +48,7 @@ def listening(home: Settings, features: PlainFeatures, **changes: Any) -> Iterat
     options = uvicorn.Config(app, http="httptools", access_log=False, timeout_keep_alive=75)
     server = Server(options, app.state.service, policy.serving)
     listener = socket.create_server(("127.0.0.1", 0))
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SYSTEM_BYTES)
     thread = threading.Thread(target=server.run, args=([listener],))
     thread.start()
     try:
@@ -67,7 +70,11 @@ def address(home: Settings) -> Iterator[str]:
 
 def connected(address: str) -> socket.socket:
     url = httpx.URL(address)
-    return socket.create_connection((url.host, url.port or 80), timeout=LATE)
+    line = socket.socket()
+    line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SYSTEM_BYTES)
+    line.settimeout(LATE)
+    line.connect((url.host, url.port or 80))
+    return line
 
 
 def seconds_until_closed(line: socket.socket, *, trickle: bytes = b"") -> float:
@@ -115,6 +122,45 @@ def test_a_body_that_trickles_in_behind_its_answer_holds_no_connection(address: 
         line.sendall(b"GET /health HTTP/1.1\r\nHost: here\r\nContent-Length: 100000\r\n\r\n")
         assert b"200 OK" in line.recv(1000)
         assert seconds_until_closed(line, trickle=b" " * 10_000) < LATE
+
+
+def test_an_answer_that_nobody_reads_holds_no_connection(address: str) -> None:
+    script = "/static-offline-docs/swagger-ui-bundle.js"
+    length = len(httpx.get(address + script).content)
+    with connected(address) as line:
+        line.sendall(f"GET {script} HTTP/1.1\r\nHost: here\r\n\r\n".encode())
+        time.sleep(SECONDS + 3.0)
+        found = 0
+        with contextlib.suppress(ConnectionError):
+            while part := line.recv(1_000_000):
+                found += len(part)
+    assert found < length
+
+
+def test_an_answer_that_is_read_slowly_comes_whole(address: str) -> None:
+    script = "/static-offline-docs/swagger-ui-bundle.js"
+    length = len(httpx.get(address + script).content)
+    with connected(address) as line:
+        line.sendall(f"GET {script} HTTP/1.1\r\nHost: here\r\nConnection: close\r\n\r\n".encode())
+        found = 0
+        while part := line.recv(20_000):
+            found += len(part)
+            time.sleep(0.02)
+    assert found > length
+
+
+def test_a_client_above_its_rate_keeps_its_connection(home: Settings) -> None:
+    body = json.dumps(BODY).encode()
+    with listening(home, PlainFeatures(), requests_per_second=1) as address, connected(address) as line:
+        for status in (b"200", b"429"):
+            head = f"POST /score HTTP/1.1\r\nHost: here\r\nContent-Length: {len(body)}\r\n\r\n"
+            line.sendall(head.encode())
+            time.sleep(0.1)  # the body comes behind its head
+            line.sendall(body)
+            assert b" " + status + b" " in line.recv(10_000)
+        time.sleep(SECONDS * 3)
+        line.sendall(b"GET /health HTTP/1.1\r\nHost: here\r\n\r\n")
+        assert b"200 OK" in line.recv(1000)
 
 
 def test_an_answer_that_takes_longer_than_a_head_may_is_waited_for(home: Settings) -> None:

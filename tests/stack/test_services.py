@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import ssl
 
 import pytest
+from celery import Celery
 
 from jobs.conf.settings import Settings, load_settings
 from jobs.core import SluiceError
@@ -31,10 +33,22 @@ def test_with_a_broker_there_is_a_celery_worker_that_has_the_libraries_in_memory
     imported = json.loads(airflow(ours, "CELERY__EXTRA_CELERY_CONFIG") or "")["imports"]
     assert imported == list(HEAVY_MODULES)
     (worker,) = (service for service in services(ours) if service.name == WORKER)
-    assert "secret" not in " ".join(worker.launch(ours).command)  # every user can read a command line
+    launch = worker.launch(ours)
+    assert "secret" not in " ".join(launch.command)  # every user can read a command line
+    assert launch.environment["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"] == "sqlite://"  # none of the scheduler's
 
 
-@pytest.mark.parametrize("address", ["127.0.0.1:6379", "amqp://127.0.0.1", "redis://two words"])
-def test_a_broker_that_is_no_redis_is_refused(address: str) -> None:
+def test_a_broker_behind_tls_is_looked_at_by_whoever_speaks_with_it(home: Settings) -> None:
+    ours = home.model_copy(update={"celery_broker_url": "rediss://:secret@broker.example:6379/1"})
+    for name in ("BROKER_URL", "RESULT_BACKEND"):
+        address = airflow(ours, f"CELERY__{name}")
+        assert Celery(backend=address).backend.connparams["ssl_cert_reqs"] is ssl.CERT_REQUIRED
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["127.0.0.1:6379", "amqp://:secret@127.0.0.1", "redis://:two words@here", "redis://127.0.0.1:6379/1"],
+)
+def test_a_broker_that_is_no_redis_or_lets_in_everybody_is_refused(address: str) -> None:
     with pytest.raises(SluiceError, match="SLUICE_CELERY_BROKER_URL"):
         load_settings({"SLUICE_CELERY_BROKER_URL": address})
