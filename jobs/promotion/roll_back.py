@@ -13,6 +13,7 @@ it, or where alias champion was moved to it by hand, so that the version that se
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 from pydantic import Field
@@ -127,13 +128,21 @@ def version_in_traffic(client: MlflowClient, name: str, lake: Lake) -> str:
         raise SluiceError(f"roll_back: {name} has neither challenger nor champion: the rules answer alone")
     ends = [row for row in read_all_rows(lake) if row.step in (PROMOTE_ROW, ROLL_BACK_ROW)]
     recorded = {row.promotion for row in ends if row.step == ROLL_BACK_ROW}
+    promoted_last = not ends or (ends[-1].step, ends[-1].model_version) == (PROMOTE_ROW, champion)
+    promoted_at = ends[-1].decided_at if ends and promoted_last else None
     for state in registry.read_versions(client, name):
         record, promotion = state.tag(registry.TAG_PROMOTION), state.tag(registry.TAG_PROMOTION_ID)
         half = record == registry.ROLLED_BACK and promotion and promotion not in recorded
-        if record in registry.UNDER_WAY or half:
+        # one from before the champion's promotion is left over, and nobody means it any more
+        if (record in registry.UNDER_WAY or half) and (promoted_at is None or _begun(state) > promoted_at):
             return state.version  # a rollback of it was cut off: the next try ends it
-    promoted_last = not ends or (ends[-1].step, ends[-1].model_version) == (PROMOTE_ROW, champion)
     return champion if promoted_last else ""
+
+
+def _begun(state: registry.VersionState) -> datetime:
+    """When a version's last step began; where none did, when it was registered."""
+    started = state.tag(registry.TAG_STEP_STARTED_AT)
+    return datetime.fromisoformat(started) if started else state.registered_at
 
 
 def run(params: Params, settings: Settings) -> Receipt:

@@ -22,7 +22,7 @@ from jobs.promotion import check_champion, judge_step, promote, roll_back
 from jobs.promotion import state as registry_state
 from jobs.promotion.evidence import gather
 from jobs.promotion.offer import offer as offered
-from jobs.promotion.record import StepRow
+from jobs.promotion.record import PROMOTE_ROW, StepRow, write_row
 from jobs.promotion.state import Routing, read_version, registry_client
 from jobs.promotion.timeline import promotion_page, save_page
 from tests.promotion_support import begin, checked, crown, look, offer, routing, tag, traffic
@@ -149,6 +149,30 @@ def test_without_a_challenger_the_button_takes_back_the_champion_once(
     assert press(place).facts["champion"] == old
     assert press(place).facts["changed"] is False
     assert routing(place) == Routing(champion=old)
+
+
+def test_a_version_that_lost_its_alias_before_the_last_promotion_does_not_shield_the_champion(
+    place: Settings, tmp_path: Path
+) -> None:
+    old = offer(place, tmp_path)
+    crown(place, old)
+    given_up = offer(place, tmp_path)
+    checked(place, given_up)
+    begin(place, given_up, "shadow")
+    take_alias(place, "challenger")  # by a hand in MLflow, which leaves its record under way
+    new = offer(place, tmp_path)
+    checked(place, new)
+    crown(place, new)
+    registry_state.move_alias(registry_client(place), place.model_name, "previous", old)
+    now = datetime.now(UTC)
+    row = StepRow(
+        promotion=tag(place, new, "promotion_id"), model_version=new, step=PROMOTE_ROW, outcome="pass",
+        reason="champion", started_at=now, decided_at=now,
+    )  # fmt: skip
+    write_row(lake_of(place), row)
+    receipt = press(place).facts
+    assert (receipt["model_version"], receipt["champion"]) == (new, old)
+    assert routing(place).champion == old
 
 
 def test_a_button_without_anything_to_take_back_says_so(place: Settings) -> None:
