@@ -16,7 +16,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+from mlflow import MlflowClient
+
 from jobs.conf.policy import policy_of
+from jobs.core import SluiceError
 from jobs.promotion import state as registry
 from jobs.serving.routing import in_canary
 from tests.faults.canaries_http import FOLLOW_SECONDS, followed
@@ -25,6 +28,7 @@ from tests.faults.servers import World, wait_until
 from tests.faults.versions import add_version, graph
 
 HANDS = 4
+TRIES = 5
 PAUSE_SECONDS = 0.2  # at most, between two moves of one hand
 PERCENT = 25
 CANARY = {
@@ -108,12 +112,24 @@ def _hand(ours: World, players: Cast, moves: int, seed: int) -> None:
     for _ in range(moves):
         kind = chance.choice(("one", "other", "unproven", "on", "off"))
         if kind == "on":
-            registry.move_alias(client, name, registry.CHALLENGER, players.canary)
+            _set(client, name, registry.CHALLENGER, players.canary)
         elif kind == "off":
             registry.remove_alias(client, name, registry.CHALLENGER)
         else:
-            registry.move_alias(client, name, registry.CHAMPION, getattr(players, kind))
+            _set(client, name, registry.CHAMPION, getattr(players, kind))
         time.sleep(chance.uniform(0, PAUSE_SECONDS))
+
+
+def _set(client: MlflowClient, name: str, alias: str, version: str) -> None:
+    """Of two hands that set an alias at the same moment MLflow refuses one, which tries again."""
+    for left in range(TRIES - 1, -1, -1):
+        try:
+            registry.move_alias(client, name, alias, version)
+        except SluiceError:
+            if left == 0:
+                raise
+        else:
+            return
 
 
 def _move(ours: World, champion: str, challenger: str | None) -> None:
