@@ -71,9 +71,9 @@ def timed(call: Callable[[Any], Any], inputs: list[Any]) -> tuple[float, list[An
 async def asked_in_loop(features: Any, events: list[Any]) -> tuple[float, list[Any]]:
     """`timed` for what waits in an event loop."""
     first = len(events) // 20
-    found = [await features._asked_in_loop(event, record=True) for event in events[:first]]
+    found = [await features._asked(event, record=True) for event in events[:first]]
     start = time.thread_time()
-    found += [await features._asked_in_loop(event, record=True) for event in events[first:]]
+    found += [await features._asked(event, record=True) for event in events[first:]]
     return (time.thread_time() - start) / (len(events) - first) * 1e6, found
 
 
