@@ -91,6 +91,16 @@ def crown(settings: Settings, version: str) -> None:
     client.delete_registered_model_alias(settings.model_name, "challenger")
 
 
+def in_shadow(settings: Settings, tmp_path: Path) -> tuple[str, str]:
+    """A champion, and a version that stands in its shadow step beside it."""
+    champion = offer(settings, tmp_path)
+    crown(settings, champion)
+    version = offer(settings, tmp_path)
+    checked(settings, version)
+    begin(settings, version, "shadow")
+    return champion, version
+
+
 def traffic(
     settings: Settings,
     step: str,

@@ -25,7 +25,7 @@ from jobs.promotion.offer import offer as offered
 from jobs.promotion.record import PROMOTE_ROW, StepRow, write_row
 from jobs.promotion.state import Routing, read_version, registry_client
 from jobs.promotion.timeline import promotion_page, save_page
-from tests.promotion_support import begin, checked, crown, look, offer, routing, tag, traffic
+from tests.promotion_support import begin, checked, crown, in_shadow, look, offer, routing, tag, traffic
 
 pytest_plugins = ("tests.promotion_support",)
 
@@ -96,11 +96,7 @@ def test_nothing_is_offered_over_a_running_challenger_or_out_of_nowhere(
 def test_the_button_takes_back_the_challenger_and_pressed_again_nothing_more(
     place: Settings, tmp_path: Path
 ) -> None:
-    old = offer(place, tmp_path)
-    crown(place, old)
-    new = offer(place, tmp_path)
-    checked(place, new)
-    begin(place, new, "shadow")
+    old, new = in_shadow(place, tmp_path)
     said = press(place, dry_run=True).facts
     assert said["reason"] == f"dry run: challenger {new} would lose its traffic"
     assert routing(place).challenger == new
@@ -116,11 +112,7 @@ def test_the_button_takes_back_the_challenger_and_pressed_again_nothing_more(
 def test_a_button_that_was_cut_off_ends_that_rollback_and_takes_back_no_champion(
     place: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cut: str
 ) -> None:
-    old = offer(place, tmp_path)
-    crown(place, old)
-    new = offer(place, tmp_path)
-    checked(place, new)
-    begin(place, new, "shadow")
+    old, new = in_shadow(place, tmp_path)
 
     def killed(*_: object) -> None:
         raise SluiceError("killed")
@@ -300,11 +292,7 @@ def test_the_timeline_of_a_refused_version_is_kept_with_its_run(place: Settings,
 def test_the_timeline_of_a_promotion_that_was_taken_back_ends_with_the_rollback(
     place: Settings, tmp_path: Path
 ) -> None:
-    old = offer(place, tmp_path)
-    crown(place, old)
-    new = offer(place, tmp_path)
-    checked(place, new)
-    begin(place, new, "shadow")
+    old, new = in_shadow(place, tmp_path)
     traffic(place, "shadow", old, new)
     with standing_at(datetime.now(UTC) + timedelta(minutes=10)):
         look(place, new, "shadow")

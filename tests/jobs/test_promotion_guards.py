@@ -13,7 +13,7 @@ from jobs.core import GateClosed, Receipt, SluiceError
 from jobs.promotion import approve, judge_step, promote, roll_back
 from jobs.promotion import state as registry_state
 from jobs.promotion.state import Routing, registry_client
-from tests.promotion_support import begin, checked, crown, look, offer, routing, tag, traffic
+from tests.promotion_support import begin, checked, crown, in_shadow, look, offer, routing, tag, traffic
 
 pytest_plugins = ("tests.promotion_support",)
 
@@ -344,11 +344,7 @@ def test_a_champion_alias_that_is_gone_makes_nothing_a_first_version(place: Sett
 def test_a_failed_step_loses_its_traffic_even_where_its_record_cannot_be_written(
     place: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    old = offer(place, tmp_path)
-    crown(place, old)
-    new = offer(place, tmp_path)
-    checked(place, new)
-    begin(place, new, "shadow")
+    old, new = in_shadow(place, tmp_path)
     traffic(place, "shadow", old, new, bias=0.5)
 
     def full(*_: object) -> int:

@@ -17,7 +17,18 @@ from jobs.lake.tables import PROMOTIONS
 from jobs.promotion import approve, judge_step, promote, roll_back
 from jobs.promotion import state as registry_state
 from jobs.promotion.state import Routing, read_version, registry_client
-from tests.promotion_support import STEPS, begin, checked, crown, look, offer, routing, tag, traffic
+from tests.promotion_support import (
+    STEPS,
+    begin,
+    checked,
+    crown,
+    in_shadow,
+    look,
+    offer,
+    routing,
+    tag,
+    traffic,
+)
 
 pytest_plugins = ("tests.promotion_support",)
 
@@ -74,11 +85,7 @@ def test_a_version_that_misbehaves_in_its_canary_is_out_before_the_verdict_is_to
     place: Settings, tmp_path: Path, fault: dict[str, float], word: str
 ) -> None:
     place = place.model_copy(update={"model_name": f"bad-{word.replace(' ', '-')}"})
-    old = offer(place, tmp_path)
-    crown(place, old)
-    new = offer(place, tmp_path)
-    checked(place, new)
-    begin(place, new, "shadow")
+    old, new = in_shadow(place, tmp_path)
     traffic(place, "shadow", old, new)
     look(place, new, "shadow")
     begin(place, new, "canary_5")
@@ -217,11 +224,7 @@ def test_an_unreachable_registry_is_told_within_seconds(home: Settings) -> None:
 
 
 def test_the_evidence_of_a_step_names_its_figures(place: Settings, tmp_path: Path) -> None:
-    old = offer(place, tmp_path)
-    crown(place, old)
-    new = offer(place, tmp_path)
-    checked(place, new)
-    begin(place, new, "shadow")
+    old, new = in_shadow(place, tmp_path)
     traffic(place, "shadow", old, new, error="")
     with pytest.MonkeyPatch.context() as clock:
         clock.setattr(judge_step, "utc_now", lambda: datetime.now(UTC) + timedelta(minutes=10))
