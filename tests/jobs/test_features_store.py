@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date, timedelta
 from pathlib import Path
@@ -194,18 +193,6 @@ def test_the_direct_read_gives_what_feasts_own_call_gives(home: Settings) -> Non
     ).to_dict()
     ours = OnlineFeatures(home).read(1, 10)
     assert {name: answer[name][0] for name in STORED_FEATURES} == ours
-
-
-def test_a_read_takes_a_fraction_of_a_millisecond(home: Settings) -> None:
-    two_days(home)
-    materialized(home, DAY)
-    online = OnlineFeatures(home)
-    took = []
-    for _ in range(500):
-        started = time.perf_counter()
-        online.read(1, 10)
-        took.append(time.perf_counter() - started)
-    assert np.median(took) < 0.000_1
 
 
 def test_whoever_opens_the_store_at_once_applies_it_once(home: Settings) -> None:

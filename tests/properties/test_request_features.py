@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta, timezone
 
@@ -121,14 +120,3 @@ def test_the_night_lasts_through_the_hour_of_six(hour: int, night: float) -> Non
 def test_a_mean_of_nothing_gives_no_ratio() -> None:
     inputs = inputs_of(100, {"customer_amount_mean_30d": 0.0})
     assert math.isnan(inputs["amount_to_mean_30d"])
-
-
-def test_assembling_takes_some_microseconds() -> None:
-    stored: dict[str, float | None] = dict.fromkeys(STORED_FEATURES, 2.0)
-    velocity = [1.0] * len(VELOCITY_FEATURES)
-    took = []
-    for _ in range(500):
-        started = time.perf_counter()
-        assemble(100, NOON, stored, velocity)
-        took.append(time.perf_counter() - started)
-    assert np.median(took) < 0.000_040
