@@ -141,7 +141,7 @@ def log_time(service: Any, asked: list[Any], rows: list[Any], scores: list[float
     chunk = 1000
     state = service.follower.state
     cases = [
-        (_Case(request, f"{place:032x}", state, time.perf_counter(), row), score)
+        (_Case(request, f"{place:032x}", state, "champion", time.perf_counter(), row), score)
         for place, (request, row, score) in enumerate(zip(asked, rows, scores, strict=True))
     ]
 
