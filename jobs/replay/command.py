@@ -8,16 +8,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
-import os
 from collections.abc import Sequence
-from contextlib import redirect_stdout
 from datetime import date
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table as Sheet
 
 from jobs.conf.settings import Settings, settings
@@ -25,9 +22,9 @@ from jobs.core import SluiceError, days_between
 from jobs.files import write_whole
 from jobs.locks import file_lock
 from jobs.replay import data
-from jobs.replay.loop import Loop
 from jobs.replay.page import page
-from jobs.replay.plan import Plan, data_settings, make_plan, policy_settings
+from jobs.replay.plan import Plan, PolicyUnderTest, data_settings, make_plan, policy_settings
+from jobs.replay.play import play, quiet
 from jobs.replay.report import report, seconds_of
 
 RESULT, SECONDS, PAGE, ASKED = "replay.json", "seconds.json", "replay.html", "asked.json"
@@ -64,13 +61,10 @@ def replay(config: Settings, plan: Plan, console: Console) -> dict[str, Any]:
     Raises:
         SluiceError: the folder holds another replay, or a job failed otherwise than by closing a gate.
     """
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    for noisy in ("mlflow", "alembic", "sluice", "jobs", "optuna", "great_expectations"):
-        logging.getLogger(noisy).setLevel(logging.ERROR)
     plan.home.mkdir(parents=True, exist_ok=True)
-    with file_lock(plan.home / ".lock"), redirect_stdout(_Nowhere()):
+    with file_lock(plan.home / ".lock"), quiet():
         _require_same(config, plan)
-        play(config, plan, console)
+        _play(config, plan, console)
         result = report(config, plan)
         seconds = {each.name: seconds_of(policy_settings(config, plan, each)) for each in plan.policies}
         data.write_json(plan.home / RESULT, result)
@@ -79,35 +73,29 @@ def replay(config: Settings, plan: Plan, console: Console) -> dict[str, Any]:
     return result
 
 
-def play(config: Settings, plan: Plan, console: Console) -> None:
-    """The data of each kind of policy once, then each policy day by day."""
+def _play(config: Settings, plan: Plan, console: Console) -> None:
+    """The data of each kind of policy once, then all policies beside each other."""
     columns = TextColumn("{task.description:<40}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     with Progress(*columns, console=console, transient=True) as bar:
-        homes = {}
-        for under_test in plan.policies:
-            where = data_settings(config, plan, under_test)
-            if where.home not in homes:
-                homes[where.home] = where
-                days = len(days_between(where.first_day, plan.last)) + len(plan.days)
-                task = bar.add_task("data", total=days)
-                data.take_in(
-                    where,
-                    plan.first,
-                    plan.last,
-                    lambda text, t=task: bar.update(t, advance=1, description=text),  # type: ignore[misc]
-                )
-            mine = policy_settings(config, plan, under_test)
-            task = bar.add_task(under_test.name, total=len(plan.days))
-            loop = Loop(mine, plan, where.home, lambda day, home=where.home: versions_after(home, day))  # type: ignore[misc]
-            loop.play(
-                lambda day, t=task, n=under_test.name: bar.update(t, advance=1, description=f"{n} {day}")  # type: ignore[misc]
+        places = {
+            where.home: where for where in (data_settings(config, plan, each) for each in plan.policies)
+        }
+        for where in places.values():
+            days = len(days_between(where.first_day, plan.last)) + len(plan.days)
+            data.take_in(
+                where, plan.first, plan.last, partial(_advance, bar, bar.add_task("data", total=days))
             )
+        tasks = {each.name: bar.add_task(each.name, total=len(plan.days)) for each in plan.policies}
+
+        def progress(under_test: PolicyUnderTest, days: int, error: str) -> None:
+            shown = f"{under_test.name}: {error}" if error else under_test.name
+            bar.update(tasks[under_test.name], completed=days, description=shown)
+
+        play(config, plan, progress)
 
 
-def versions_after(data_home: Path, day: date) -> dict[str, int]:
-    """The version of each table once a day was taken in."""
-    found: dict[str, int] = json.loads((data_home / "days" / f"{day}.json").read_text())["versions"]
-    return found
+def _advance(bar: Progress, task: TaskID, text: str) -> None:
+    bar.update(task, advance=1, description=text)
 
 
 def _require_same(config: Settings, plan: Plan) -> None:
@@ -148,13 +136,3 @@ def shown(estimate: dict[str, float | None]) -> str:
     if value is None:
         return "not defined"
     return f"{value:.3g}" if low is None or high is None else f"{value:.3g} [{low:.3g}, {high:.3g}]"
-
-
-class _Nowhere:
-    """What libraries print while a progress bar is shown."""
-
-    def write(self, text: str) -> int:
-        return len(text)
-
-    def flush(self) -> None:
-        return None

@@ -75,6 +75,12 @@ def take_in_day(settings: Settings, day: date) -> dict[str, Any]:
     return {"day": str(day), "digests": digests, "refused": refused, "versions": versions}
 
 
+def versions_after(data_home: Path, day: date) -> dict[str, int]:
+    """The version of each table once a day was taken in."""
+    found: dict[str, int] = json.loads((data_home / "days" / f"{day}.json").read_text())["versions"]
+    return found
+
+
 def build(settings: Settings, last: date) -> None:
     """Features of every published day that has none yet, each unbroken range of days in one call."""
     published = [date.fromisoformat(day) for day in lake_of(settings).partitions(TRANSACTIONS)]

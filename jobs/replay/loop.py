@@ -61,11 +61,9 @@ class Loop:
         self.promotions = Promotions(settings, self.agenda)
         self.models: dict[str, traffic.Served | None] = {}
 
-    def play(self, progress: Callable[[date], None]) -> None:
+    def play(self) -> None:
         """Every day that has not been played."""
-        for day in self.plan.days:
-            self.play_to(day)
-            progress(day)
+        self.play_to(self.plan.last)
 
     def play_to(self, last: date) -> None:
         """The days that have not been played, up to one of them."""

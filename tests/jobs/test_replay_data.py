@@ -8,8 +8,7 @@ from pathlib import Path
 from jobs.conf.settings import Settings, load_settings
 from jobs.lake.store import content_digest, lake_of
 from jobs.lake.tables import LABELS, MERGED_LABELS, QUARANTINE, TRANSACTIONS
-from jobs.replay.command import versions_after
-from jobs.replay.data import run_job, take_in_day, write_json
+from jobs.replay.data import run_job, take_in_day, versions_after, write_json
 from jobs.replay.view import show
 
 FIRST = date(2026, 1, 1)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
+import sys
+import time
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
@@ -19,10 +23,13 @@ from jobs.lake.tables import PREDICTIONS, PROMOTIONS
 from jobs.promotion.state import read_aliases, registry_client
 from jobs.replay import checkpoint
 from jobs.replay.agenda import Due
+from jobs.replay.data import write_json
 from jobs.replay.loop import Loop, read_record
-from jobs.replay.plan import Plan, Scenario, named_policies, policy_settings
+from jobs.replay.plan import Plan, Scenario, data_settings, named_policies, policy_settings
+from jobs.replay.play import play
 from tests.promotion_support import offer
 
+ROOT = Path(__file__).parents[2]
 FIRST = date(2026, 3, 3)  # a Tuesday: no weekly training among these days
 DAYS = [FIRST + timedelta(days=number) for number in range(3)]
 ROWS = 1500
@@ -188,3 +195,61 @@ def test_the_same_days_give_the_same_rows_and_a_cut_in_the_middle_changes_nothin
     assert digests(whole) == digests(again.settings)
     assert happened(whole, DAYS) == happened(again.settings, DAYS)
     assert checkpoint.done_days(whole) == DAYS
+
+
+def several(folder: Path, *names: str) -> tuple[Settings, Plan]:
+    """A replay of policies with one and the same rules, its data taken in."""
+    for name in names:
+        (folder / f"{name}.yaml").write_text(RULES)
+    policies = named_policies([str(folder / f"{name}.yaml") for name in names])
+    plan = Plan(FIRST, DAYS[-1], policies, Scenario(drift_days=(), drills={}), folder / "replay")
+    config = load_settings({"SLUICE_HOME": str(folder)})
+    data_home = data_settings(config, plan, policies[0]).home
+    write_days(data_home)
+    for day in (FIRST - timedelta(days=1), *DAYS):
+        (data_home / "days").mkdir(exist_ok=True)
+        write_json(data_home / "days" / f"{day}.json", {"versions": {}})
+    return config, plan
+
+
+def test_policies_play_beside_each_other_as_each_plays_alone_and_one_that_fails_stops_no_other(
+    tmp_path: Path,
+) -> None:
+    config, plan = several(tmp_path, "first", "stuck", "second")
+    (plan.home / "policies").mkdir()
+    (plan.home / "policies" / "stuck").write_text("no folder")
+    told: dict[str, tuple[int, str]] = {}
+    with pytest.raises(OSError, match="stuck"):
+        play(config, plan, lambda policy, days, error: told.update({policy.name: (days, error)}))
+    assert told.pop("stuck")[1]
+    assert told == {"first": (3, ""), "second": (3, "")}
+
+    data_home = data_settings(config, plan, plan.policies[0]).home
+    elsewhere = plan._replace(home=tmp_path / "alone")
+    alone = policy_settings(config, elsewhere, plan.policies[0])
+    Loop(alone, elsewhere, data_home, lambda _day: {}).play()
+    beside = [policy_settings(config, plan, plan.policies[number]) for number in (0, 2)]
+    rows = [content_digest(lake_of(each).read(PREDICTIONS)) for each in (alone, *beside)]
+    assert rows == rows[:1] * 3
+    assert happened(alone, DAYS) == happened(beside[0], DAYS) == happened(beside[1], DAYS) != []
+
+
+def test_a_replay_that_is_killed_takes_its_policies_with_it(tmp_path: Path) -> None:
+    program = (
+        "import sys; from multiprocessing import active_children; from pathlib import Path\n"
+        "from jobs.replay.play import play; from tests.jobs.test_replay_loop import several\n"
+        "def tell(*_): print(*[child.pid for child in active_children()], flush=True)\n"
+        "play(*several(Path(sys.argv[1]), 'first', 'second'), tell)\n"
+    )
+    replaying = subprocess.Popen(
+        [sys.executable, "-c", program, str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+    assert replaying.stdout is not None
+    policies = [int(pid) for pid in replaying.stdout.readline().split()]
+    replaying.kill()
+    replaying.wait()
+    deadline = time.monotonic() + 60
+    while any(Path(f"/proc/{pid}").exists() for pid in policies):
+        assert time.monotonic() < deadline, "a policy plays on"
+        time.sleep(0.1)
+    assert len(policies) == min(2, os.cpu_count() or 1)
