@@ -41,6 +41,7 @@ class Chain:
         self.source = plan.source_uri or upstream.S3_SOURCE
         self.played = plan.backfill_last
         self.asked_at: float | None = None
+        self.promotions: set[str] = set()  # runs of fraud_promote that the story has come to
 
     # -- data -------------------------------------------------------------------------------------------
 
@@ -134,16 +135,30 @@ class Chain:
         return self.registry.tags(version)["sluice.gate"]
 
     def offer(self, version: str) -> str:
-        """Set the alias `challenger`, as a click in the MLflow UI does; gives the run that it started."""
-        before = {run["dag_run_id"] for run in self.airflow.runs("fraud_promote")}
-        self.registry.set_alias("challenger", version)
+        """Set the alias `challenger`, as a click in the MLflow UI does, unless its training has; the run."""
+        if self.registry.aliases().get("challenger") != version:
+            self.registry.set_alias("challenger", version)
         say(f"version {version} is offered: alias challenger is set")
 
         def started() -> str | None:
             new = [run["dag_run_id"] for run in self.airflow.runs("fraud_promote")]
-            return next((run for run in new if run not in before), None)
+            return next((run for run in new if run not in self.promotions), None)
 
-        return self.airflow.wait_for("fraud_promote after the alias moved", started, EVENT_SECONDS, 0.5)
+        run = self.airflow.wait_for("fraud_promote after the alias moved", started, EVENT_SECONDS, 0.5)
+        self.promotions.add(run)
+        return run
+
+    def decline(self, version: str) -> None:
+        """Answer no where the promotion of a version asks a person."""
+        run = self.offer(version)
+
+        def asked() -> bool | None:
+            tasks = self.airflow.tasks("fraud_promote", run, task_id="approve_version")
+            return any(task["state"] == "awaiting_input" for task in tasks) or None
+
+        self.airflow.wait_for(f"the question about version {version}", asked, EVENT_SECONDS * 3, 0.5)
+        self.approver.respond("fraud_promote", run, "approve_version", "Reject")
+        self.airflow.wait_run("fraud_promote", run)
 
     def promote(self, version: str) -> str:
         """Offer a version, let traffic flow until its promotion has ended, and give the run's state."""

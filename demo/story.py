@@ -76,7 +76,9 @@ def watch(chain: Chain) -> str:
         gate = chain.gate(version)
         if gate == "automatic" or (gate != "blocked" and not chain.plan.simulated):
             return version
-        say(f"version {version} is not offered: it is not clearly better yet")
+        if gate != "blocked":
+            chain.decline(version)
+            say(f"version {version} is declined by a person: it is not clearly better yet")
     if chain.plan.simulated:
         must(chain.plan.pattern_from is None, "the new fraud pattern led to no better model")
         return ""

@@ -37,6 +37,7 @@ JOBS: dict[str, str] = {
     "evaluate_model": "jobs.training.evaluate",
     "gate_model": "jobs.training.gate",
     "register_model": "jobs.training.register",
+    "offer_version": "jobs.promotion.offer",
     "check_challenger": "jobs.promotion.check",
     "record_approval": "jobs.promotion.approve",
     "start_step": "jobs.promotion.start_step",

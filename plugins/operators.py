@@ -123,7 +123,11 @@ class RetrainingRequestOperator(BaseOperator):
         facts = self.decision["facts"]
         if facts["decision"] != "retrain" or facts["repeated"]:
             raise AirflowSkipException(f"no retraining: {facts['decision']}: {facts['reason']}")
-        request = {"day": self.decision["partition"], "reason": f"monitor: {facts['reason']}"}
+        request = {
+            "day": self.decision["partition"],
+            "reason": f"monitor: {facts['reason']}",
+            "start": facts["start"],
+        }
         context["outlet_events"][self.requests].extra = request
         return request
 

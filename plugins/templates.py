@@ -24,6 +24,10 @@ TRAINING_REASON = (
     "{{ params.reason or (" + _EVENT + ".reason if triggering_asset_events else " + _BEGUN + ") }}"
 )
 
+# whether the search begins at the last winner: typed in, else as severe as the monitor finds it, else so
+TRAINING_START = "{{ params.start or (" + _EVENT + ".start if triggering_asset_events else '') or 'warm' }}"
+REGISTERED_VERSION = "{{ ti.xcom_pull(task_ids='register_model')['facts']['version'] }}"
+
 # promotion: typed in, else the version to which the alias was moved
 OFFERED_VERSION = (
     "{{ params.version or (" + _EVENT + ".payload.version if triggering_asset_events else '') }}"

@@ -15,6 +15,8 @@ from jobs.core import SluiceError, StrictModel
 
 FOLDER = Path(__file__).parent
 WEEKLY = "weekly"  # the reason of a training that its schedule began, and nobody asked for
+# where its search begins: at the last winner, or at nothing: what made a model that has failed is no guide
+Start = Literal["warm", "full"]
 Share = Field(ge=0.0, le=1.0)
 
 

@@ -4,8 +4,9 @@ In: the figures of `monitoring`, trainings so far (the versions' tags), matured 
 `reactions` with decision, reason and evidence; alerts of the day in home/alerts.jsonl; the day as a point of
 the champion's curves in MLflow.
 A performance drop retrains at once: its window spans days. Feature drift retrains on its second day in a
-row, so that one odd day does not. A retraining needs its cooldown and enough matured rows that no
-training has seen; without them the decision is an alert that says so.
+row, so that one odd day does not. After a fall that pages somebody the search begins at nothing, else at the
+last winner. A retraining needs its cooldown and enough matured rows that no training has seen; without them
+the decision is an alert that says so.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from pydantic import Field
 
 from jobs.alerts import raise_alerts
 from jobs.conf.contract import contract_of
-from jobs.conf.policy import Retrain, policy_of
+from jobs.conf.policy import Retrain, Start, policy_of
 from jobs.conf.settings import Settings
 from jobs.core import DayParams, Receipt, Stopwatch, StrictModel
 from jobs.lake.store import Lake, lake_of
@@ -62,6 +63,7 @@ class Decision(StrictModel):
 
     decision: str
     reason: str
+    start: Start = "warm"  # of the search, where it is a retraining
 
 
 def causes_to_retrain(today: list[Figure], yesterday: list[Figure]) -> list[Figure]:
@@ -90,7 +92,8 @@ def decide(
         waiting = what_forbids(hours_since_training, new_rows, policy)
         if waiting:
             return Decision(decision=ALERT, reason=f"{named}; no retraining: {waiting}")
-        return Decision(decision=RETRAIN, reason=named)
+        severe = any(each.status == PAGE for each in causes)
+        return Decision(decision=RETRAIN, reason=named, start="full" if severe else "warm")
     telling = [each for each in today if each.status in (PAGE, RETRAIN, ALERT, UNKNOWN)]
     if telling:
         return Decision(decision=ALERT, reason="; ".join(_named(each) for each in telling[:4]))
@@ -133,7 +136,7 @@ def run(params: Params, settings: Settings) -> Receipt:
     evidence = {
         "figures": [each.model_dump(exclude_none=True) for each in telling[:20]],
         "last_training": str(trained or ""), "last_retrain_decision": str(decided or ""),
-        "new_matured_rows": rows, "run": params.run,
+        "new_matured_rows": rows, "run": params.run, "start": decision.start,
     }  # fmt: skip
     row = {
         "day": day, "decision": decision.decision, "reason": decision.reason[:REASON_LENGTH],
@@ -150,8 +153,8 @@ def run(params: Params, settings: Settings) -> Receipt:
 
 
 def _receipt(row: dict[str, Any], watch: Stopwatch, *, version: int = -1, **facts: object) -> Receipt:
-    named = {"decision": row["decision"], "reason": row["reason"],
-             "model_version": row["model_version"]}  # fmt: skip
+    named = {"decision": row["decision"], "reason": row["reason"], "model_version": row["model_version"],
+             "start": json.loads(row["evidence"]).get("start", "warm")}  # fmt: skip
     return Receipt(
         job="decide_reaction", table="reactions", partition=str(row["day"]), version=version, rows=1,
         seconds=watch.seconds, facts={**named, **facts},

@@ -1,24 +1,35 @@
-"""Offer a version: give it the alias `challenger`, which starts the promotion. No verdict is skipped by it.
+"""Job offer_version: give a version the alias `challenger`, which starts the promotion. It skips no verdict.
 
-In: a version. Out: the alias, and a sentence for the person who asked. Whatever the check before the shadow
-would refuse for what the registry says is refused here, before the alias moves.
-Errors: GateClosed where the version may not be offered, or another promotion is under way.
+In: a version. Out: the alias, and a sentence for whoever asked. Whatever the check before the shadow would
+refuse for what the registry says is refused here, before the alias moves.
+A training offers what it has registered; where that may not be, there is nothing to do, for the reason given.
+Errors: GateClosed (`offer`) or NothingToDo (the job) where the version may not be offered, or another
+promotion is under way.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pydantic import Field
+
 from jobs import clock
 from jobs.conf.policy import policy_of
 from jobs.conf.settings import Settings
-from jobs.core import GateClosed, Outcome, Verdict
+from jobs.core import GateClosed, JobParams, NothingToDo, Outcome, Receipt, Stopwatch, Verdict
 from jobs.promotion import state as registry
 from jobs.promotion.check import check_state
 from jobs.promotion.record import approval_problem
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+
+READS: tuple[str, ...] = ("registry",)
+WRITES: tuple[str, ...] = ("challenger",)
+
+
+class Params(JobParams):
+    version: str = Field(pattern=r"^\d+$", description="version of the registered model")
 
 
 def offer(client: MlflowClient, settings: Settings, version: str) -> str:
@@ -43,3 +54,19 @@ def offer(client: MlflowClient, settings: Settings, version: str) -> str:
     )
     told = f"version {version} is the challenger: fraud_promote checks it now"
     return f"{told}, then waits: {waiting}" if waiting else told
+
+
+def run(params: Params, settings: Settings) -> Receipt:
+    watch = Stopwatch()
+    try:
+        told = offer(registry.registry_client(settings), settings, params.version)
+    except GateClosed as closed:
+        raise NothingToDo(f"version {params.version} is not offered: {closed.verdict.reason}") from None
+    return Receipt(
+        job="offer_version",
+        table="challenger",
+        partition=params.version,
+        rows=1,
+        seconds=watch.seconds,
+        facts={"told": told},
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import date, datetime
 from typing import Any, Literal
 
+from jobs.conf.policy import Start
 from jobs.core import StrictModel
 from jobs.training.run_folder import Drill
 
@@ -23,6 +24,7 @@ class Due(StrictModel):
     since: datetime | None = None  # when the step was started
     reason: str = ""
     drill: Drill = "none"
+    start: Start = "warm"
 
 
 class Happening(StrictModel):

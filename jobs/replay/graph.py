@@ -16,7 +16,7 @@ from jobs.registry import load_job
 # what the DAG of this name runs; those that ingest are declared with their paces in jobs/backfill/recipes.py
 TRAINING = (
     "snapshot_labels", "build_frame", "tune_model", "train_xgboost", "train_torch", "calibrate_model",
-    "evaluate_model", "gate_model", "register_model",
+    "evaluate_model", "gate_model", "register_model", "offer_version",
 )  # fmt: skip
 MONITORING = ("measure_drift", "measure_performance", "measure_service", "decide_reaction")
 DAGS: dict[str, tuple[str, ...]] = {

@@ -40,7 +40,7 @@ from jobs.serving.log_rows import Prediction, encode
 
 TRAIN_HOUR, MONITOR_HOUR, DRILL_HOUR = 3, 5, 9
 MONDAY = 0
-AUTHOR = "sluice"
+AUTHOR, OFFER = "sluice", "offer_version"
 
 
 class Loop:
@@ -141,9 +141,8 @@ class Loop:
             receipts[job] = run_job(self.settings, job, arguments)
         facts = receipts["decide_reaction"].facts
         if facts["decision"] == "retrain" and not facts["repeated"]:
-            self.agenda.add(
-                Due(at=item.at, kind="train", day=item.day, reason=f"monitor: {facts['reason']}"[:450])
-            )
+            reason = f"monitor: {facts['reason']}"[:450]
+            self.agenda.add(Due(at=item.at, kind="train", day=item.day, reason=reason, start=facts["start"]))
         return [
             Happening(
                 at=item.at,
@@ -155,17 +154,23 @@ class Loop:
         ]
 
     def _train(self, item: Due) -> list[Happening]:
-        """The jobs of fraud_train; a training that cannot be made is an answer too."""
+        """The jobs of fraud_train; a training that cannot be made is an answer too.
+
+        What it registers is offered once the hours of a training have passed: jobs/replay/promotions.py.
+        """
         run = f"replay-{item.day}-{item.at:%H}" + ("" if item.drill == "none" else f"-{item.drill}")
         common = {"day": item.day, "run": run}
         further: dict[str, dict[str, Any]] = {
             "snapshot_labels": {"reason": item.reason},
             "build_frame": {"drill": item.drill},
+            "tune_model": {"start": item.start},
             "register_model": {"drill": item.drill, "reason": item.reason, "author": AUTHOR},
         }
         receipts = {}
         try:
             for job in order_of("fraud_train"):
+                if job == OFFER:
+                    continue
                 workers = range(self.policy.tuning.workers) if job == "tune_model" else [None]
                 for worker in workers:
                     mapped = {} if worker is None else {"worker": worker}

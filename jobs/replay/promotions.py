@@ -12,9 +12,8 @@ from datetime import datetime, timedelta
 
 from jobs.conf.policy import policy_of
 from jobs.conf.settings import Settings
-from jobs.core import GateClosed
+from jobs.core import GateClosed, NothingToDo
 from jobs.promotion import state as registry
-from jobs.promotion.offer import offer
 from jobs.promotion.record import required_steps
 from jobs.replay.agenda import Agenda, Due, Happening
 from jobs.replay.data import run_job
@@ -43,10 +42,9 @@ class Promotions:
         if self.policy.replay.promotion == "direct":
             return [self._take_over(version, item.at)]
         try:
-            offer(self.client, self.settings, version)
-        except GateClosed as closed:
-            detail = closed.verdict.reason
-            return [Happening(at=item.at, what="not offered", version=version, detail=detail)]
+            run_job(self.settings, "offer_version", {"version": version})
+        except NothingToDo as nothing:
+            return [Happening(at=item.at, what="not offered", version=version, detail=str(nothing))]
         try:
             checked = run_job(
                 self.settings,

@@ -34,7 +34,7 @@ from optuna.trial import FrozenTrial, TrialState
 from pydantic import Field
 from xgboost.callback import TrainingCallback
 
-from jobs.conf.policy import Policy, Tuning, policy_of
+from jobs.conf.policy import Policy, Start, Tuning, policy_of
 from jobs.conf.settings import Settings
 from jobs.core import Receipt, SluiceError, Stopwatch, StrictModel
 from jobs.training.boosting import boost, training_matrix
@@ -68,6 +68,7 @@ class Params(TrainingParams):
     """Which run, and which of the policy's workers this is."""
 
     worker: int = Field(0, ge=0, description="index of the worker, from 0")
+    start: Start = Field("warm", description="warm: the first trial is the last winner; full: from nothing")
 
 
 class Winner(StrictModel):
@@ -211,11 +212,12 @@ def is_searched(name: str, value: float) -> bool:
     return bool(space.low <= value <= space.high)
 
 
-def warm_start_of(folder: RunFolder, settings: Settings, day: date) -> WarmStart:
+def warm_start_of(folder: RunFolder, settings: Settings, day: date, start: Start = "warm") -> WarmStart:
     """What this run starts from: chosen by the first worker that asks, and kept."""
     with folder.lock(WARM_START):
         if not (folder.path / WARM_START_FILE).exists():
-            folder.write_facts(WARM_START_FILE, last_winner(folder, settings, day))
+            begun = last_winner(folder, settings, day) if start == "warm" else WarmStart()
+            folder.write_facts(WARM_START_FILE, begun)
         return folder.read_model(WARM_START_FILE, WarmStart)
 
 
@@ -358,7 +360,7 @@ def run(params: Params, settings: Settings) -> Receipt:
     client = tracking_client(settings)
     parent_run(client, settings, folder, str(params.day), facts.drill)
     threads = max(1, (os.cpu_count() or 1) // tuning.workers)
-    start = warm_start_of(folder, settings, params.day)
+    start = warm_start_of(folder, settings, params.day, params.start)
     with folder.lock(f"worker-{params.worker}"):
         study = open_study(folder, params.worker, tuning)
         repeated = close_open_trials(study)

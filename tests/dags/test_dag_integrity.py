@@ -34,6 +34,7 @@ TASKS = {
         "evaluate_model",
         "gate_model",
         "register_model",
+        "offer_version",
     ],
     "fraud_promote": [
         "check_challenger",
@@ -165,6 +166,12 @@ def test_a_promotion_that_was_rolled_back_ends_as_a_failed_run(dag_bag: Any) -> 
 def test_a_version_is_registered_only_below_its_gate(dag_bag: Any) -> None:
     above = dag_bag.dags["fraud_train"].get_task("register_model").get_flat_relative_ids(upstream=True)
     assert {"gate_model", "evaluate_model", "build_frame", "snapshot_labels"} <= above
+
+
+def test_a_training_offers_the_version_that_it_has_registered(dag_bag: Any) -> None:
+    offer = dag_bag.dags["fraud_train"].get_task("offer_version")
+    assert offer.upstream_task_ids == {"register_model"}
+    assert "task_ids='register_model'" in offer.arguments["version"]
 
 
 def test_nothing_is_swapped_without_a_validation_and_a_person(dag_bag: Any) -> None:

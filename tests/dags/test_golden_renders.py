@@ -19,14 +19,19 @@ from tests.dags.test_dag_integrity import TASKS
 
 GOLDEN = Path(__file__).parent / "golden"
 TICK = datetime(2026, 2, 1, tzinfo=UTC)
-REQUESTED = {"day": "2026-01-31", "reason": "monitor: PR-AUC fell", "payload": {"version": "7"}}
+REQUESTED = {
+    "day": "2026-01-31",
+    "reason": "monitor: PR-AUC fell",
+    "start": "full",
+    "payload": {"version": "7"},
+}
 CONTEXTS: dict[str, dict[str, Any]] = {
     "by schedule": {"logical_date": TICK, "partition_key": "2026-01-31", "events": {}},
     "by event": {"logical_date": None, "partition_key": "2026-01-31", "events": {"asset": [REQUESTED]}},
 }
 RECEIPT = {
     "partition": "promotion-1",
-    "facts": {"days": ["2026-01-31"], "champion": "6"},
+    "facts": {"days": ["2026-01-31"], "champion": "6", "version": "7"},
     "person": "ada",
     "at": "2026-02-01T09:00:00+00:00",
 }

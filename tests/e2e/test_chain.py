@@ -97,7 +97,9 @@ def test_the_registered_version_carries_its_evidence(story: Story) -> None:
     assert tags["sluice.gate_evidence"]
 
 
-def test_a_moved_alias_starts_the_promotion_within_ten_seconds(story: Story) -> None:
+def test_an_alias_that_a_training_has_moved_starts_the_promotion_within_ten_seconds(
+    story: Story,
+) -> None:
     assert story.seen["seconds from alias to run"] < 10.0
 
 

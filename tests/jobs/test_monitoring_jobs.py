@@ -354,6 +354,14 @@ def test_retraining_is_the_most_that_a_figure_can_lead_to() -> None:
     assert reaction.decide(today, [], None, 99_999, DEMO.retrain).decision == "retrain"
 
 
+@pytest.mark.parametrize(("status", "start"), [("retrain", "warm"), ("page", "full")])
+def test_after_a_fall_the_search_begins_at_nothing_and_after_a_drop_at_the_last_winner(
+    status: str, start: str
+) -> None:
+    today = [Figure(metric="pr_auc", subject="all", status=status, detail="worse")]
+    assert reaction.decide(today, [], None, 99_999, DEMO.retrain).start == start
+
+
 def test_null_days_rarely_alarm() -> None:
     """Thirty days without any change: no retraining, and a false alarm on one at most."""
     reference = pd.concat([rows_of(day) for day in days(date(2026, 2, 14), 14)])

@@ -15,10 +15,11 @@ from jobs.alerts import FILE
 from jobs.clock import standing_at
 from jobs.conf import settings as process
 from jobs.conf.settings import Settings
-from jobs.core import GateClosed, Receipt, SluiceError
+from jobs.core import GateClosed, NothingToDo, Receipt, SluiceError
 from jobs.lake.store import lake_of
 from jobs.lake.tables import LABELS, PREDICTIONS
 from jobs.promotion import check_champion, judge_step, promote, roll_back
+from jobs.promotion import offer as offer_version
 from jobs.promotion import state as registry_state
 from jobs.promotion.evidence import gather
 from jobs.promotion.offer import offer as offered
@@ -76,6 +77,27 @@ def test_a_version_that_may_not_be_offered_is_refused_and_gets_no_alias(
     with pytest.raises(GateClosed, match=word):
         offered(registry_client(place), place, version)
     assert "challenger" not in aliases_of(place)
+
+
+@pytest.mark.parametrize(
+    ("gate", "allowed"), [("automatic", True), ("person decides", True), ("blocked", False)]
+)
+def test_a_training_offers_its_version_where_the_gate_lets_it(
+    place: Settings, tmp_path: Path, gate: str, allowed: bool
+) -> None:
+    crown(place, offer(place, tmp_path))
+    version = offer(place, tmp_path, gate=gate, gate_reason="worse by 3 %")
+    take_alias(place, "challenger")
+    params = offer_version.Params(version=version)
+    if allowed:
+        offer_version.run(params, place)
+        assert "already" in str(
+            offer_version.run(params, place).facts["told"]
+        )  # it was killed, and runs again
+    else:
+        with pytest.raises(NothingToDo, match="not offered: .*worse by 3 %"):
+            offer_version.run(params, place)
+    assert aliases_of(place).get("challenger") == (version if allowed else None)
 
 
 def test_nothing_is_offered_over_a_running_challenger_or_out_of_nowhere(

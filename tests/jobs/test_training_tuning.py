@@ -280,6 +280,14 @@ def test_a_resumed_worker_keeps_its_start_although_a_newer_winner_has_come(
     assert tune.warm_start_of(folder, settings, DAY) == first
 
 
+def test_a_full_search_starts_from_nothing_although_there_is_a_winner(
+    folder: RunFolder, tmp_path: Path
+) -> None:
+    settings = sqlite_settings(tmp_path)
+    earlier(settings, "last_week", 7, BEST)
+    assert tune.warm_start_of(folder, settings, DAY, "full") == tune.WarmStart()
+
+
 def test_parameters_outside_the_space_of_today_are_dropped_and_named(
     folder: RunFolder, tmp_path: Path
 ) -> None:
