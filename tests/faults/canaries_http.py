@@ -164,7 +164,9 @@ def first_decided(settings: Settings, story: Story) -> float:
         )
         if judge(part, policy).outcome is Outcome.FAIL:
             return started.timestamp() + cut
-    raise AssertionError(f"version {story.version} was rolled back at {story.step}, and no look says why")
+    raise AssertionError(
+        f"no look says why version {story.version} was rolled back at {story.step}: {story.reason}"
+    )
 
 
 def evidence_of(settings: Settings, story: Story) -> tuple[StepEvidence, datetime]:
