@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -28,3 +30,15 @@ def bundle(tmp_path: Path) -> Path:
 
 def follower_of(settings: Settings, version: str = "test") -> Follower:
     return Follower(settings, load_policy(), NAMES, version)
+
+
+def comes(holds: Callable[[], bool]) -> bool:
+    """Whether it holds within seconds."""
+    deadline = time.monotonic() + 20
+    while not holds() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return holds()
+
+
+def serves(follower: Follower, version: str) -> Callable[[], bool]:
+    return lambda: follower.state.champion is not None and follower.state.champion.version == version

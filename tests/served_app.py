@@ -16,7 +16,8 @@ from jobs.lake.store import lake_of
 from jobs.lake.tables import PREDICTIONS
 from jobs.serving.app import Service, create_app
 from jobs.serving.bundle import ModelBundle
-from jobs.serving.follower import ServedModel, ServingState
+from jobs.serving.follower import ServingState
+from jobs.serving.loading import ServedModel
 from jobs.serving.routing import in_canary
 from tests.served_bundles import PlainFeatures, write_bundle
 

@@ -20,8 +20,9 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from jobs.conf.policy import Policy
 from jobs.serving.bundle import decide
 from jobs.serving.explanation import Explainer, Moved, reasons_of
-from jobs.serving.follower import ServedModel, ServingState
+from jobs.serving.follower import ServingState
 from jobs.serving.front import Endpoint, Refused, Reply, charge
+from jobs.serving.loading import ServedModel
 from jobs.serving.messages import (
     BatchAnswer,
     BatchRequest,

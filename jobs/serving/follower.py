@@ -5,10 +5,13 @@ Out: an immutable `ServingState` that is swapped as a whole; a request takes it 
 The state is also kept in `home/serving/state.json`, so that a restart without MLflow serves the same.
 A champion that is refused (moved by hand, not loadable, made for other features) changes nothing: the last
 accepted one goes on, with an alert. MLflow being down changes nothing either.
+The thread that follows waits for no bundle: each version is loaded by a thread of its own and served by the
+next look, so a rollback is followed while a challenger is fetched. Nor does it wait for the feature stores,
+whose upkeep has a thread too.
 The version of alias `previous` is kept loaded beside them, however long ago its promotion was: a rollback
-fetches nothing. That happens in a thread of its own once everything else is in place.
-A restarted service is ready after one look at the registry: a version may have been taken off meanwhile. One
-that hangs is not waited for.
+fetches nothing. That happens once everything else is in place.
+A restarted service is ready once the stores were tried and one look at the registry has been followed: a
+version may have been taken off meanwhile. A look or a fetch that hangs is not waited for.
 """
 
 from __future__ import annotations
@@ -32,76 +35,15 @@ from jobs.files import write_whole
 from jobs.promotion.state import Routing, read_routing, registry_client
 from jobs.serving.bundle import ModelBundle
 from jobs.serving.bundles import cached_bundle, fetch_bundle
+from jobs.serving.loading import RETRY_SECONDS, Load, ServedModel, WayBack
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 LOGGER = logging.getLogger("sluice.serving")
+STOP_SECONDS = 2.0
 KEPT_MODELS = 4  # champion, challenger, and two to go back to without loading
 FIRST_LOOK_SECONDS = 20.0  # the first look at the registry may take, MLflow's import included
-RETRY_SECONDS = 15.0  # before a version that could not be loaded is tried again
-RETRY_SECONDS_MAX = 600.0
-SLOW_SECONDS = 0.003  # a model above this is scored beside the event loop, not on it
-
-
-class ServedModel:
-    """A loaded version, and how long it takes for one row of late."""
-
-    def __init__(self, version: str, bundle: ModelBundle) -> None:
-        self.version = version
-        self.bundle = bundle
-        self._seconds = min(self._timed_try() for _ in range(3))
-
-    @property
-    def slow(self) -> bool:
-        """Whether a score would hold up the other requests of this process."""
-        return self._seconds > SLOW_SECONDS
-
-    def score(self, values: list[float]) -> float:
-        """One calibrated, blended probability; raises whatever the model raises."""
-        started = time.perf_counter()
-        score = self.bundle.score_one(values)
-        self._seconds += 0.2 * (time.perf_counter() - started - self._seconds)
-        if not 0.0 <= score <= 1.0:
-            raise SluiceError(f"version {self.version}: score {score} is not a probability")
-        return score
-
-    def _timed_try(self) -> float:
-        started = time.perf_counter()
-        self.bundle.try_out()
-        return (time.perf_counter() - started) / 2  # it asks twice
-
-
-class WayBack:
-    """The version that a rollback would serve, loaded in the background; it takes no place of what serves."""
-
-    def __init__(self, load: Callable[[str], ServedModel]) -> None:
-        self.model: ServedModel | None = None
-        self._load = load
-        self._thread: threading.Thread | None = None
-        self._version: str | None = None
-        self._again = -math.inf
-        self._wait = RETRY_SECONDS
-
-    def keep(self, version: str | None) -> None:
-        """Have this version there soon; None where it is loaded elsewhere, or there is none."""
-        if version != self._version:
-            self._version, self._again, self._wait = version, -math.inf, RETRY_SECONDS
-        if self.model is not None and self.model.version != version:
-            self.model = None
-        loading = self._thread is not None and self._thread.is_alive()
-        if version is None or self.model is not None or loading or time.monotonic() < self._again:
-            return
-        self._thread = threading.Thread(target=self._warm, args=(version,), name="way-back", daemon=True)
-        self._thread.start()
-
-    def _warm(self, version: str) -> None:
-        try:
-            self.model = self._load(version)
-        except Exception as error:  # nothing is served by it yet
-            # less and less often: a version of other features never comes, and each try costs the answers
-            self._again, self._wait = time.monotonic() + self._wait, min(self._wait * 2, RETRY_SECONDS_MAX)
-            LOGGER.warning("alias previous, version %s, is not loaded: %s", version, error)
 
 
 @dataclass(frozen=True)
@@ -149,23 +91,30 @@ class Follower:
         self._path = settings.home / "serving" / "state.json"
         self._client: MlflowClient | None = None
         self._loaded: OrderedDict[str, ServedModel] = OrderedDict()
-        self.way_back = WayBack(lambda version: ServedModel(version, self._checked(version, fetch=True)))
+        self._loads: dict[str, Load] = {}
+        self.way_back = WayBack(self._made)
         self._previous: str | None = None
         self._refused: dict[str, tuple[float, str]] = {}
         self._stop = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._look = threading.Event()  # at the registry, now: something is there that it may want
+        self._settled = threading.Event()  # one look at the registry, and what it named was loaded or refused
+        self._threads: list[threading.Thread] = []
 
     def start(self) -> None:
         """Serve what was served before, then follow."""
         self.restore()
-        self._thread = threading.Thread(target=self._work, name="registry-follower", daemon=True)
-        self._thread.start()
+        for name, work in (("registry-follower", self._work), ("feature-upkeep", self._keep_up)):
+            thread = threading.Thread(target=work, name=name, daemon=True)
+            thread.start()
+            self._threads.append(thread)
 
     def stop(self) -> None:
         """End after the look at the registry that is under way; not waited for while MLflow hangs."""
         self._stop.set()
-        if self._thread is not None:
-            self._thread.join(2.0)
+        self._look.set()
+        deadline = time.monotonic() + STOP_SECONDS
+        for thread in self._threads:
+            thread.join(max(deadline - time.monotonic(), 0.0))
 
     def restore(self) -> None:
         """Serve what was served when the state was last written, from this machine's bundles alone."""
@@ -191,26 +140,32 @@ class Follower:
             keep=False,
         )
 
-    def poll(self) -> None:
-        """One look at the registry; trouble is noted and changes nothing that is served."""
+    def poll(self, *, wait: bool = True) -> None:
+        """One look at the registry; trouble is noted and changes nothing that is served.
+
+        It waits for what it has to load, or else leaves that to a later look.
+        """
+        settled = True
         try:
             if self._client is None:
                 self._client = registry_client(self._settings)
-            self.accept(read_routing(self._client, self._settings.model_name))
+            settled = self.accept(read_routing(self._client, self._settings.model_name), wait=wait)
             if self.last_error:
                 LOGGER.info("registry: answers again")
             self.last_error = ""
             self.polls += 1
             self.polled_at = time.monotonic()
         except Exception as error:  # nothing that the registry does may end the following
+            settled = not self._loads
             self._client = None
             if not self.last_error:
                 LOGGER.warning("registry: %s; going on with what is served", error)
             self.last_error = str(error)
-        self.ready.set()
+        if settled:
+            self._settled.set()
 
-    def accept(self, routing: Routing) -> None:
-        """Serve this routing, as far as its versions can be served."""
+    def accept(self, routing: Routing, *, wait: bool = True) -> bool:
+        """Serve this routing, as far as its versions can be served; False where one is still being loaded."""
         self._previous = routing.previous
         self._take_off(routing)
         alerts = list(routing.alerts)
@@ -219,11 +174,26 @@ class Follower:
             if champion is not None and not alerts:
                 alerts.append(f"alias champion is gone: version {champion.version} goes on")
         elif champion is None or routing.champion != champion.version:
-            champion = self._load(routing.champion, alerts) or champion
-        wanted = routing.challenger
-        challenger = None
-        if wanted is not None and (champion is None or wanted != champion.version):
-            challenger = self._load(wanted, alerts)
+            champion = self._load(routing.champion, alerts, wait=wait) or champion
+        wanted = routing.challenger if champion is None or routing.challenger != champion.version else None
+        running = self.state.challenger
+        if champion is not self.state.champion:  # it serves before a challenger has been waited for
+            kept = running if running is not None and running.version == wanted else None
+            self._serve(routing, champion, kept, alerts)
+        self._serve(routing, champion, self._load(wanted, alerts, wait=wait), alerts)
+        named = (routing.champion, wanted)
+        self._loads = {
+            version: load for version, load in self._loads.items() if version in named or not load.done
+        }
+        return not any(version in self._loads for version in named)
+
+    def _serve(
+        self,
+        routing: Routing,
+        champion: ServedModel | None,
+        challenger: ServedModel | None,
+        alerts: list[str],
+    ) -> None:
         self._swap(
             ServingState(
                 champion=champion,
@@ -243,28 +213,33 @@ class Follower:
             self._swap(replace(self.state, challenger=None, step="", percent=0))
 
     def _work(self) -> None:
-        self._each_time()
         # MLflow's client takes seconds of the interpreter to import: before anybody is told to send requests
         with contextlib.suppress(Exception):  # it is away, as the first poll will say
             self._client = registry_client(self._settings)
-        while True:
-            if self.state.champion is not None and not self.ready.is_set():
-                self._be_ready_soon()
+        while not self._stop.is_set():
+            self._look.clear()
             before = self.state
-            self.poll()
-            if self.state is before and self.polls > 1:  # nothing else is to be loaded, or warmed up
+            self.poll(wait=False)
+            if self.state is before and self.ready.is_set():  # nothing else is to be loaded, or warmed up
                 self.way_back.keep(None if self._previous in self._loaded else self._previous)
-            if self._stop.wait(self._policy.serving.alias_poll_seconds):
-                return
+            self._look.wait(self._policy.serving.alias_poll_seconds)
+
+    def _keep_up(self) -> None:
+        """The feature stores, again and again; ready once they were tried and whom to serve is known."""
+        self._each_time()
+        patience = time.monotonic() + FIRST_LOOK_SECONDS
+        pause = self._policy.serving.alias_poll_seconds
+        while not self._settled.wait(pause) and not self._stop.is_set():
+            if self.state.champion is not None and time.monotonic() > patience:
+                break  # a registry, or a fetch, that hangs is not waited for
+            self._each_time()
+        self.ready.set()
+        while not self._stop.wait(pause):
             self._each_time()
 
-    def _be_ready_soon(self) -> None:
-        """Whom to serve is known from before: a registry that hangs is not waited for."""
-        patience = threading.Timer(FIRST_LOOK_SECONDS, self.ready.set)
-        patience.daemon = True
-        patience.start()
-
-    def _load(self, version: str | None, alerts: list[str], *, fetch: bool = True) -> ServedModel | None:
+    def _load(
+        self, version: str | None, alerts: list[str], *, fetch: bool = True, wait: bool = True
+    ) -> ServedModel | None:
         if version is None:
             return None
         if version in self._loaded:
@@ -275,21 +250,34 @@ class Follower:
             alerts.append(reason)
             return None
         warm = self.way_back.model
+        model = warm if warm is not None and warm.version == version else None
         try:
-            if warm is not None and warm.version == version:
-                model = warm
-            else:
-                model = ServedModel(version, self._checked(version, fetch))
+            if model is None:
+                model = self._loading(version).model(wait=wait) if fetch else self._made(version, fetch=False)
         except Exception as error:  # an unusable version is an alert, never a stop
+            self._loads.pop(version, None)
             reason = f"version {version} cannot be served: {error}"
             self._refused[version] = (time.monotonic() + RETRY_SECONDS, reason)
             alerts.append(reason)
             return None
+        if model is None:  # a later look finds it
+            return None
+        self._loads.pop(version, None)
         self._refused.pop(version, None)
         self._loaded[version] = model
         while len(self._loaded) > KEPT_MODELS:
             self._loaded.popitem(last=False)
         return model
+
+    def _loading(self, version: str) -> Load:
+        """The version on its way, which begins here where it has not."""
+        load = self._loads.get(version)
+        if load is None:
+            load = self._loads[version] = Load(version, self._made, self._look.set)
+        return load
+
+    def _made(self, version: str, *, fetch: bool = True) -> ServedModel:
+        return ServedModel(version, self._checked(version, fetch))
 
     def _checked(self, version: str, fetch: bool) -> ModelBundle:
         folder = fetch_bundle(self._settings, version) if fetch else cached_bundle(self._settings, version)

@@ -27,7 +27,8 @@ from jobs.core import SluiceError, first_line
 from jobs.features.velocity_store import Event
 from jobs.serving.bundle import Decision, decide
 from jobs.serving.counts import Counts
-from jobs.serving.follower import SLOW_SECONDS, ServedModel, ServingState
+from jobs.serving.follower import ServingState
+from jobs.serving.loading import SLOW_SECONDS, ServedModel
 from jobs.serving.log_rows import in_one_block
 from jobs.serving.messages import ScoreAnswer, ScoreRequest, Variant
 from jobs.serving.prediction_log import Prediction, PredictionLog

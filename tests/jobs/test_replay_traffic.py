@@ -29,7 +29,8 @@ from jobs.promotion.state import Routing
 from jobs.replay.score import answers_of
 from jobs.replay.traffic import PLAIN_MS, SLOW_MS, Day, Served, load
 from jobs.serving.bundle import ModelBundle
-from jobs.serving.follower import ServedModel, ServingState
+from jobs.serving.follower import ServingState
+from jobs.serving.loading import ServedModel
 from jobs.serving.log_rows import Prediction, encode
 from jobs.serving.messages import ScoreRequest
 from jobs.serving.scoring import Scorer

@@ -20,7 +20,8 @@ from jobs.lake.store import lake_of
 from jobs.lake.tables import PREDICTIONS
 from jobs.serving.app import Service, create_app
 from jobs.serving.bundle import ModelBundle
-from jobs.serving.follower import ServedModel, ServingState
+from jobs.serving.follower import ServingState
+from jobs.serving.loading import ServedModel
 from tests.redis_server import serve_redis
 from tests.served_bundles import constant_graph, write_bundle
 

@@ -16,7 +16,8 @@ from jobs.conf.settings import Settings
 from jobs.core import SluiceError
 from jobs.serving.app import Service, create_app
 from jobs.serving.bundle import Calibration, Calibrations, ModelBundle
-from jobs.serving.follower import ServedModel, ServingState
+from jobs.serving.follower import ServingState
+from jobs.serving.loading import ServedModel
 from jobs.serving.tree_reasons import TREES, Trees, paths_of
 from jobs.training.bundle_writer import copy_with_drill, write_bundle
 from jobs.training.onnx_files import probe_rows, write_checked

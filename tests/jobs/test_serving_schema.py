@@ -25,7 +25,8 @@ from jobs.conf.settings import load_settings
 from jobs.features.declarations import FEATURE_VERSION, MODEL_FEATURES
 from jobs.serving.app import create_app
 from jobs.serving.bundle import ModelBundle
-from jobs.serving.follower import ServedModel, ServingState
+from jobs.serving.follower import ServingState
+from jobs.serving.loading import ServedModel
 from tests.served_bundles import logistic_graph, write_bundle
 
 EXAMPLES = 12  # of each endpoint

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import shutil
 import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,23 +12,10 @@ from jobs.conf.settings import Settings
 from jobs.locks import file_lock
 from jobs.promotion.roll_back import withdraw
 from jobs.serving.bundles import bundles_folder
-from jobs.serving.follower import Follower
-from tests.followed_registry import COMPLETED, NAMES, follower_of
+from tests.followed_registry import COMPLETED, NAMES, comes, follower_of, serves
 from tests.served_bundles import constant_graph, register, registry_in, write_bundle
 
 pytest_plugins = ("tests.served_bundles", "tests.followed_registry")
-
-
-def comes(holds: Callable[[], bool]) -> bool:
-    """Whether it holds within seconds."""
-    deadline = time.monotonic() + 20
-    while not holds() and time.monotonic() < deadline:
-        time.sleep(0.02)
-    return holds()
-
-
-def serves(follower: Follower, version: str) -> Callable[[], bool]:
-    return lambda: follower.state.champion is not None and follower.state.champion.version == version
 
 
 def test_a_restarted_service_goes_back_to_the_previous_version_while_the_artifacts_are_away(
