@@ -14,6 +14,7 @@ from pydantic import Field
 
 from jobs.conf.settings import TOKEN, Settings
 from jobs.core import JobParams, Receipt, SluiceError, Stopwatch
+from jobs.serving.tokens import own_headers
 
 READS: tuple[str, ...] = ("registry",)
 WRITES: tuple[str, ...] = ("confirmation",)
@@ -52,8 +53,7 @@ def served_champion(settings: Settings, where: str) -> str | None:
     Raises:
         SluiceError: the service cannot be asked.
     """
-    token = os.environ.get(TOKEN, "")
-    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    headers = own_headers(os.environ.get(TOKEN, ""))
     try:
         answer = httpx.get(f"{settings.scoring_uri}/state", headers=headers, timeout=5.0)
         answer.raise_for_status()

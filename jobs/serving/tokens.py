@@ -24,16 +24,8 @@ class Tokens:
 
     def __init__(self, text: str) -> None:
         self._names: dict[bytes, str] = {}
-        parts = [part.strip() for part in text.split(",")] if text else []
-        pairs = [PAIR.fullmatch(part) for part in parts]
-        if not any(pairs):
-            if text:
-                self._names[_digest(text.encode())] = ONLY
-            return
-        for number, pair in enumerate(pairs, 1):
-            if pair is None:
-                raise SluiceError(f"{TOKEN}: part {number} is not NAME=SECRET, as other parts are")
-            name, digest = pair[1], _digest(pair[2].encode())
+        for number, (name, secret) in enumerate(_clients(text), 1):
+            digest = _digest(secret.encode())
             if digest in self._names or name in self._names.values():
                 raise SluiceError(f"{TOKEN}: part {number}: client {name}, or its secret, is there twice")
             self._names[digest] = name
@@ -46,6 +38,30 @@ class Tokens:
         if header is None or header[:7].lower() != SCHEME:
             return None
         return self._names.get(_digest(header[7:].strip()))
+
+
+def own_headers(text: str) -> dict[str, str]:
+    """What this installation itself sends to its scoring service: the first secret of SLUICE_TOKEN.
+
+    Raises:
+        SluiceError: the variable is not readable.
+    """
+    clients = _clients(text)
+    return {"Authorization": f"Bearer {clients[0][1]}"} if clients else {}
+
+
+def _clients(text: str) -> list[tuple[str, str]]:
+    """Each client's name and secret."""
+    parts = [part.strip() for part in text.split(",")] if text else []
+    pairs = [PAIR.fullmatch(part) for part in parts]
+    if not any(pairs):
+        return [(ONLY, text)] if text else []
+    found = []
+    for number, pair in enumerate(pairs, 1):
+        if pair is None:
+            raise SluiceError(f"{TOKEN}: part {number} is not NAME=SECRET, as other parts are")
+        found.append((pair[1], pair[2]))
+    return found
 
 
 def _digest(secret: bytes) -> bytes:
