@@ -9,6 +9,8 @@ from typing import Any
 import httpx
 from airflow.triggers.base import BaseEventTrigger, TriggerEvent
 
+from jobs.conf.settings import mlflow_login
+
 ABSENT = ""
 
 
@@ -40,7 +42,8 @@ class AliasTrigger(BaseEventTrigger):
     async def run(self) -> AsyncIterator[TriggerEvent]:
         memory = self.asset_state_store
         last = (await memory.aget("version") if memory else None) or ABSENT
-        async with httpx.AsyncClient(base_url=self.registry_uri, timeout=5.0) as http:
+        client = httpx.AsyncClient(base_url=self.registry_uri, timeout=5.0, auth=mlflow_login())
+        async with client as http:
             while True:
                 version = await self._version(http, otherwise=last)
                 if version not in (last, ABSENT):

@@ -35,7 +35,11 @@ class Settings(StrictModel):
     labels_uri: str = Field("", description="chargebacks: a directory or s3://bucket/prefix, one file a day")
     first_day: date = Field(date(2026, 1, 1), description="first day of the source")
     last_day: date | None = Field(None, description="last day of a source that ends, else empty")
-    mlflow_uri: str = Field("http://127.0.0.1:5000", description="MLflow tracking server and registry")
+    mlflow_uri: str = Field(
+        "http://127.0.0.1:5000",
+        description="MLflow tracking server and registry; its login, if any, in MLFLOW_TRACKING_USERNAME and "
+        "MLFLOW_TRACKING_PASSWORD",
+    )
     mlflow_public_uri: str = Field("", description="MLflow address for links, if another")
     spark_remote: str = Field("sc://127.0.0.1:15002", description="Spark Connect server")
     spark_master: str = Field(
@@ -96,6 +100,17 @@ class Settings(StrictModel):
             raise ValueError("not an s3://bucket/prefix address of plain names without credentials")
         return str(address)
 
+    @field_validator("mlflow_uri", "mlflow_public_uri")
+    @classmethod
+    def _no_credentials(cls, value: str) -> str:
+        # pages, logs and alerts show the address; a file's path may hold what it likes
+        if "@" in value and not value.startswith(("sqlite:", "file:", "/", ".")):
+            raise ValueError(
+                "an address that is shown holds no credentials: give them as MLFLOW_TRACKING_USERNAME and "
+                "MLFLOW_TRACKING_PASSWORD"
+            )
+        return value
+
     @property
     def lake(self) -> str:
         """Address of the tables: a folder or s3://bucket/prefix."""
@@ -116,6 +131,12 @@ class Settings(StrictModel):
     def reports(self) -> Path:
         """Data Docs and drift reports."""
         return self.home / "reports"
+
+
+def mlflow_login() -> tuple[str, str] | None:
+    """User and password of an MLflow that wants them, from the variables that its own client reads."""
+    user, password = (os.environ.get(f"MLFLOW_TRACKING_{name}", "") for name in ("USERNAME", "PASSWORD"))
+    return (user, password) if user else None
 
 
 def load_settings(environment: Mapping[str, str]) -> Settings:

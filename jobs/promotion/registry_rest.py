@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx
 
-from jobs.conf.settings import Settings
+from jobs.conf.settings import Settings, mlflow_login
 from jobs.core import SluiceError
 from jobs.promotion.state import VersionState
 
@@ -28,7 +28,7 @@ class RegistryRest:
         self._uri = settings.mlflow_uri
         self._name = settings.model_name
         base = f"{self._uri.rstrip('/')}/api/2.0/mlflow"
-        self._http = httpx.Client(base_url=base, timeout=SECONDS, transport=transport)
+        self._http = httpx.Client(base_url=base, timeout=SECONDS, transport=transport, auth=mlflow_login())
 
     def __enter__(self) -> RegistryRest:
         return self
