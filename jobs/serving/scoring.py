@@ -40,6 +40,8 @@ LOGGER = logging.getLogger("sluice.serving")
 SLOW_THREADS = 2
 SLOW_WAITING = 64  # more requests than this waiting for one process's slow models are its failure
 SHADOW_WAITING = 1000
+ROOM_SECONDS = 2.0  # at a stop, for room in that queue
+SHADOW_SECONDS = 5.0  # at a stop, for the scores that wait
 SHADOW_SHARE = 0.25  # of a core, at most, for the shadow of a slow challenger
 ERROR_CHARACTERS = 300  # of an error in the log
 NO_VELOCITY = "velocity_missing"
@@ -95,10 +97,10 @@ class Scorer:
         """Finish the shadow scores that wait, for a few seconds at most."""
         self._stopping.set()
         try:
-            self._shadow.put(None, timeout=2.0)
+            self._shadow.put(None, timeout=ROOM_SECONDS)
         except queue.Full:
             LOGGER.warning("shadow: too many scores wait, they are given up")
-        self._shadow_thread.join(5.0)
+        self._shadow_thread.join(SHADOW_SECONDS)
         self._slow.shutdown(wait=False, cancel_futures=True)
 
     async def answer(self, request: ScoreRequest) -> ScoreAnswer:

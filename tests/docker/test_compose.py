@@ -11,7 +11,10 @@ from typing import Any
 import pytest
 import yaml
 
+from jobs.conf.policy import load_policy
 from jobs.conf.settings import Settings
+from jobs.serving import follower, prediction_log, scoring
+from jobs.serving.__main__ import GRACE_SECONDS
 from plugins.pools import POOLS
 from stack.environment import server_environment
 from stack.services import Launch, services
@@ -207,6 +210,15 @@ def test_scoring_asks_for_a_token_because_it_listens_beyond_loopback(compose: di
     environment = compose["services"]["scoring"]["environment"]
     assert environment["SLUICE_SCORING_URI"] == "http://0.0.0.0:8000"
     assert REQUIRED_VARIABLE.fullmatch(environment["SLUICE_TOKEN"])
+
+
+def test_scoring_is_given_the_time_that_its_stop_may_take(compose: dict[str, Any]) -> None:
+    waits = (
+        load_policy().serving.drain_seconds, GRACE_SECONDS, follower.STOP_SECONDS, scoring.ROOM_SECONDS,
+        scoring.SHADOW_SECONDS, prediction_log.STOP_SECONDS,
+    )  # fmt: skip
+    given = compose["services"]["scoring"]["stop_grace_period"]
+    assert float(given.removesuffix("s")) > sum(waits)
 
 
 def test_promotions_reach_the_scoring_service_with_its_token(compose: dict[str, Any]) -> None:
