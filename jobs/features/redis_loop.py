@@ -3,7 +3,7 @@
 Commands and errors are those of jobs/features/redis_wire.py: an error that a command was answered with is its
 answer, a connection that went stale is opened anew once, and a silent Redis is asked once. Answers come in
 the order of the questions, so one connection serves however many requests are on their way.
-An encrypted connection cannot be read piece by piece: there each request waits for its own answer.
+An encrypted connection cannot be read piece by piece: a thread asks there, one request after the other.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import contextlib
 import socket
 from collections import deque
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import hiredis
@@ -39,6 +40,7 @@ class LoopWire:
         pool = connect(address, waits).connection_pool
         self._kind, self._options = pool.connection_class, pool.connection_kwargs
         self._wire = Wire(address, waits) if issubclass(self._kind, SSLConnection) else None
+        self._thread = ThreadPoolExecutor(1, "redis-tls") if self._wire is not None else None
         self._line: _Line | None = None
         self._opening: asyncio.Task[_Line] | None = None
         self._closed = False
@@ -46,8 +48,8 @@ class LoopWire:
 
     async def ask(self, commands: Sequence[Command]) -> list[Any]:
         """The answers of the commands, after one round trip."""
-        if self._wire is not None:
-            return self._wire.ask(commands)
+        if self._thread is not None:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, self._asked, commands)
         text = b"".join([hiredis.pack_command(command) for command in commands])  # type: ignore[arg-type]
         for last in (False, True):
             if self._closed:
@@ -68,12 +70,20 @@ class LoopWire:
     def close(self) -> None:
         """Let go of the connection for good, from whatever thread; who waits for an answer is told."""
         self._closed = True
-        if self._wire is not None:
-            self._wire.close()
+        thread, self._thread = self._thread, None
+        if thread is not None and self._wire is not None:  # behind the request that it may hang in
+            thread.submit(self._wire.close)
+            thread.shutdown(wait=False)
         ready, self._ready = self._ready, None
         if ready is not None:
             ready.disconnect()
         self._end_line()
+
+    def _asked(self, commands: Sequence[Command]) -> list[Any]:
+        """From the thread of an encrypted connection: whoever waits there when it is closed is told so."""
+        if self._closed or self._wire is None:
+            raise Unconnected(CLOSED)
+        return self._wire.ask(commands)
 
     def _connected(self) -> Any:
         """A connection outside the pool, which counts those that it has made."""

@@ -149,6 +149,38 @@ def test_what_nobody_asked_for_is_no_answer_to_the_next_one() -> None:
             uvloop.run(asked(port))
 
 
+def test_an_encrypted_redis_that_hangs_holds_up_nobody_else(
+    redis_server: RedisServer, client: Redis, tmp_path: Path
+) -> None:
+    gaps: list[float] = []
+
+    async def ticking() -> None:
+        while True:
+            before = time.monotonic()
+            await asyncio.sleep(0.01)
+            gaps.append(time.monotonic() - before)
+
+    async def asked(address: str) -> None:
+        wire = LoopWire(f"{address},password={redis_server.password}", WAITS)
+        assert await wire.ask([("ECHO", "before")]) == [b"before"]
+        client.client_pause(3000, all=True)
+        others = asyncio.ensure_future(ticking())
+        waiting = [asyncio.ensure_future(wire.ask([("ECHO", "x")])) for _ in range(20)]
+        done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        wire.close()  # as its owner does at the first failure
+        start = time.monotonic()
+        told = await asyncio.gather(*waiting, return_exceptions=True)
+        assert time.monotonic() - start < 4 * WAITS
+        others.cancel()
+        assert {type(each) for each in told} <= {Silent, Unconnected}
+        assert [type(each.exception()) for each in done] == [Silent]
+
+    with encrypted(redis_server.port, tmp_path, []) as address:
+        uvloop.run(asked(address))
+    client.client_unpause()
+    assert max(gaps) < WAITS / 2
+
+
 def test_an_encrypted_connection_is_kept_too(redis_server: RedisServer, tmp_path: Path) -> None:
     connections: list[int] = []
 
