@@ -4,7 +4,8 @@ The running service waits at a socket in its home that its own user alone may op
 --take-over comes there, is given the listening socket itself, warms up, listens too, and says so; then the
 one before it stops. Both accept from one and the same queue: a connection that waits in it is taken by one of
 them. (Two sockets by SO_REUSEPORT have two queues, and what waits in that of the one who closes is reset.)
-A newcomer that ends before it is ready changes nothing.
+A newcomer that ends before it is ready changes nothing, nor does one that hangs: after READY_SECONDS the next
+one may come, and the late one is told to end.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ from jobs.core import SluiceError
 
 LOGGER = logging.getLogger("sluice.serving")
 READY = b"ready"
+TOO_LATE = b"l"
 ASK_SECONDS = 5.0
+READY_SECONDS = 300.0  # for a newcomer to be warm, imports on a slow disk included
 LONGEST = 100  # bytes of a Unix socket's address, on every system
 FOLDER_MODE = 0o700
 
@@ -57,12 +60,18 @@ class Successor:
             raise SluiceError(f"scoring service: the one at {place} gave no socket: it is stopping")
         self.listener = socket.socket(fileno=descriptors[0])
 
-    def is_ready(self) -> None:
-        """Tell the one before that it may go, and wait until it has let go of the meeting place."""
+    def is_ready(self) -> bool:
+        """Tell the one before that it may go, and wait until it has let go of the meeting place.
+
+        False where that one has given up waiting and goes on.
+        """
+        answer = b""
         with contextlib.suppress(OSError):
             self._line.sendall(READY)
-            self._line.recv(1)
+        with contextlib.suppress(OSError):  # what came before the line was closed can be read still
+            answer = self._line.recv(1)
         self._line.close()
+        return answer != TOO_LATE
 
 
 class Predecessor:
@@ -113,11 +122,17 @@ class Predecessor:
                     return
 
     def _hand_over(self, line: socket.socket) -> bool:
+        line.settimeout(READY_SECONDS)
         try:
             socket.send_fds(line, [b"s"], [self._listener.fileno()])
             if line.recv(len(READY), socket.MSG_WAITALL) != READY:
                 LOGGER.warning("a newcomer ended before it was ready; this process goes on")
                 return False
+        except TimeoutError:
+            LOGGER.warning("a newcomer was not ready within %g s; this process goes on", READY_SECONDS)
+            with contextlib.suppress(OSError):
+                line.sendall(TOO_LATE)
+            return False
         except OSError as error:
             LOGGER.warning("a newcomer was not given the socket: %s", error)
             return False

@@ -9,6 +9,7 @@ connect anew (`Connection: close`); connections that stay idle are closed after 
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 import time
 from pathlib import Path
@@ -20,6 +21,7 @@ from jobs.serving.app import Service
 from jobs.serving.handover import Predecessor, Successor
 from jobs.serving.heads import Heads
 
+LOGGER = logging.getLogger("sluice.serving")
 LOOK_SECONDS = 0.02
 TICKS_A_LOOK = 5  # of a tenth of a second
 
@@ -44,8 +46,10 @@ class Server(uvicorn.Server):
         """Start; a process that takes over accepts nothing before it is warm, any other at once."""
         self._service.warm_first = self._successor is not None
         await super().startup(sockets)
-        if self._successor is not None:
-            await asyncio.to_thread(self._successor.is_ready)
+        if self._successor is not None and not await asyncio.to_thread(self._successor.is_ready):
+            LOGGER.error("too late to take over: the process before this one goes on, and this one stops")
+            self._leave()
+            return
         if self._predecessor is not None:
             self._predecessor.start()
 
