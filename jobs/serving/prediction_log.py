@@ -8,6 +8,8 @@ keeps the name of each in the commit with its rows.
 A killed process loses what came in the last LOST_SECONDS, usually far less. A lake that is down lets rows
 wait on disk, up to the spool's limit; a disk that is full lets them wait in memory, up to MEMORY_BYTES.
 Above either, rows are dropped and counted, and requests go on. A graceful stop writes what waits.
+A dead process's segment that cannot be read, or that the lake has refused REFUSALS times while it took
+others, is set aside for a person and holds up none behind it.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import logging
 import os
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,7 +27,7 @@ from jobs.lake.store import Lake, Once
 from jobs.lake.tables import PREDICTIONS
 from jobs.serving.log_rows import Prediction, encode_usable
 from jobs.serving.log_upgrade import current_columns, upgrade
-from jobs.serving.spool import Segment, SegmentUnreadable, Spool, SpoolFull, abandoned
+from jobs.serving.spool import REFUSED, UNREADABLE, Segment, SegmentUnreadable, Spool, SpoolFull, abandoned
 
 __all__ = ["Prediction", "PredictionLog", "spool_of"]
 
@@ -37,6 +40,8 @@ SEGMENT_BYTES = 8 << 20  # some eight thousand rows: what one append holds in me
 CHUNK = 128  # rows that are encoded before requests get their turn
 APPEND_NICENESS = 10  # a tenth of a core where requests want all of it: four times what appends need
 ADOPT_SECONDS = 10.0  # between two looks for what dead processes have left
+REFUSALS = 5  # of one segment, each while the lake took another one
+REFUSED_AT_ONCE = 2  # segments: a lake that refuses so many may be down, and is asked for no more
 STOP_SECONDS = 15.0
 
 
@@ -64,6 +69,8 @@ class PredictionLog:
         self._threads: list[threading.Thread] = []
         self._adopted = float("-inf")
         self._upgraded = False
+        self._landed = 0  # segments that the lake took
+        self._refusals: Counter[str] = Counter()  # of dead processes' segments
         self.queued = 0
         self.written = 0
         self.dropped = 0
@@ -132,11 +139,12 @@ class PredictionLog:
     def append_spooled(self) -> bool:
         """Append this process's segments, the open one too, and then those of dead ones; False on failure."""
         with self._appending:
+            before = self._landed
             done = self._append_closed()
             if done:  # a lake that refuses makes no small segments
                 with self._spooling:
                     self._spool.rotate()
-                done = self._append_closed() and self._adopt()
+                done = self._append_closed() and self._adopt(before)
             with self._spooling:
                 self._spool.measure()
             return done
@@ -178,10 +186,11 @@ class PredictionLog:
                 self._prepare()
                 name = Once(segment.writer, segment.number)
                 new = self._lake.append(PREDICTIONS, current_columns(rows), name)
+                self._landed += 1
             segment.path.unlink()
         except SegmentUnreadable as error:
             LOGGER.warning("prediction log: %s; it is set aside", error)
-            return self._put_aside(segment)
+            return self._put_aside(segment, UNREADABLE)
         except Exception as error:  # whatever the lake's trouble, requests go on
             self._trouble(str(error))
             return False
@@ -192,9 +201,9 @@ class PredictionLog:
             self.last_error = ""
         return True
 
-    def _put_aside(self, segment: Segment) -> bool:
+    def _put_aside(self, segment: Segment, why: str) -> bool:
         try:
-            segment.set_aside()
+            segment.set_aside(why)
         except OSError as error:
             self._trouble(str(error))
             return False
@@ -208,20 +217,40 @@ class PredictionLog:
             upgrade(self._lake)
             self._upgraded = True
 
-    def _adopt(self) -> bool:
-        """Append what dead processes have left."""
+    def _adopt(self, landed_before: int) -> bool:
+        """Append what dead processes have left; False where the lake refused some of it."""
         if time.monotonic() - self._adopted < ADOPT_SECONDS:
             return True
+        refused: list[str] = []
         try:
             for folder in abandoned(self._root):
-                if not all(self._append(segment, own=False) for segment in folder.segments()):
-                    return False
-                if self._stop.is_set():
-                    return True
+                # in their order: of each writer the table takes none before the last one that it has
+                stuck = next((each for each in folder.segments() if not self._take_over(each)), None)
+                refused += [str(stuck.path)] if stuck else []
+                if len(refused) == REFUSED_AT_ONCE or self._stop.is_set():
+                    break
         except OSError as error:
             self._trouble(str(error))
             return False
-        self._adopted = time.monotonic()
+        if self._landed > landed_before:  # so it is not the lake that is down
+            self._refusals.update(refused)
+        if not refused:
+            self._adopted = time.monotonic()
+        return not refused
+
+    def _take_over(self, segment: Segment) -> bool:
+        """Append it, or set it aside where it was refused too often; False where it stays."""
+        name = str(segment.path)
+        if not self._append(segment, own=False):
+            if self._refusals[name] < REFUSALS:
+                return False
+            LOGGER.error(
+                "prediction log: the lake takes others and refuses %s of %s always, it is set aside: %s",
+                segment.path.name, segment.writer, self.last_error,
+            )  # fmt: skip
+            if not self._put_aside(segment, REFUSED):
+                return False
+        self._refusals.pop(name, None)
         return True
 
     def _trouble(self, text: str) -> None:

@@ -29,7 +29,8 @@ from jobs.locks import file_lock
 FRAME = struct.Struct("<II")
 OWNER = re.compile(r"[0-9a-f]{32}")
 SUFFIX = ".rows"
-SET_ASIDE = ".unreadable"
+UNREADABLE = ".unreadable"
+REFUSED = ".refused"
 
 
 class SpoolFull(SluiceError):
@@ -65,9 +66,9 @@ class Segment(NamedTuple):
             raise SegmentUnreadable(f"segment {self.path.name} of {self.writer}: {error}") from None
         return (pa.Table.from_batches(batches, schema) if batches else None), torn
 
-    def set_aside(self) -> None:
-        """Keep it for a person under another name."""
-        self.path.rename(self.path.parent.parent / f"{self.writer}.{self.number:08d}{SET_ASIDE}")
+    def set_aside(self, why: str) -> None:
+        """Keep it for a person under another name, which ends with UNREADABLE or REFUSED."""
+        self.path.rename(self.path.parent.parent / f"{self.writer}.{self.number:08d}{why}")
 
 
 class Folder:

@@ -303,6 +303,56 @@ def test_a_segment_that_nobody_understands_is_set_aside_and_holds_up_no_other(ho
     ]
 
 
+def test_a_dead_processs_segment_that_the_lake_always_refuses_holds_up_none_and_is_set_aside(
+    home: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prediction_log, "ADOPT_SECONDS", 0.0)
+    dead = log_of(home)
+    for number in (1, 2):
+        put(dead, number)
+        assert dead.spool_waiting()
+        dead._spool.rotate()
+    killed(dead)
+    refused, behind = segments(home)
+    lake = lake_of(home)
+    took = lake.append
+
+    def append(table: Table, rows: pa.Table, name: Once) -> bool:
+        if 1 in rows["transaction_id"].to_pylist():
+            raise SluiceError("no lake takes this row")
+        return took(table, rows, name)
+
+    monkeypatch.setattr(lake, "append", append)
+    log, mine = log_of(home, lake), range(3, 3 + prediction_log.REFUSALS)
+    for number in mine:
+        put(log, number)
+        assert not log.flush()
+        assert (refused.exists(), behind.exists()) == (True, True)  # in their order, or the table loses one
+    assert log.flush()
+    assert landed(home) == [2, *mine]
+    assert log.counters()["set_aside"] == 1
+    assert [each.name for each in spool_of(home.home).glob("*.refused")] == [
+        f"{refused.parent.name}.00000001.refused"
+    ]
+
+
+def test_a_lake_that_is_down_makes_no_segment_a_refused_one(
+    home: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prediction_log, "ADOPT_SECONDS", 0.0)
+    dead = log_of(home)
+    put(dead, 1)
+    assert dead.spool_waiting()
+    killed(dead)
+    up = lake_down(home)
+    log = log_of(home)
+    for _ in range(2 * prediction_log.REFUSALS):
+        assert not log.flush()
+    up()
+    assert log.flush()
+    assert (landed(home), log.counters()["set_aside"]) == ([1], 0)
+
+
 def test_a_full_disk_lets_rows_wait_in_memory_and_half_a_record_is_taken_back(
     home: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
