@@ -53,6 +53,8 @@ def fetch_bundle(settings: Settings, version: str) -> Path:
         found = cached_bundle(settings, version)  # another process may have been quicker
         if found is not None:
             return found
+        for left in folder.parent.glob(f".{version}.*/"):  # by a fetch that was killed
+            shutil.rmtree(left, ignore_errors=True)
         workshop = Path(tempfile.mkdtemp(prefix=f".{version}.", dir=folder.parent))
         try:
             fetched = _download(settings, version, workshop)
