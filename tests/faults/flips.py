@@ -13,7 +13,7 @@ import random
 import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from urllib.parse import urlsplit
 
 from mlflow import MlflowClient
@@ -27,8 +27,8 @@ from tests.faults.load import CUSTOMERS, Exchange, Load, exchange, in_time
 from tests.faults.servers import World, wait_until
 from tests.faults.versions import add_version, graph
 
-HANDS = 4
-TRIES = 5
+TRIES = 20
+MOVES_EACH = 2
 PAUSE_SECONDS = 0.2  # at most, between two moves of one hand
 PERCENT = 25
 CANARY = {
@@ -82,11 +82,18 @@ def cast(ours: World) -> Cast:
     return players
 
 
-def flipped(ours: World, players: Cast, moves: int, timed: int, seed: int) -> Flips:
-    """So many moves by several hands at once, then `timed` ones after each of which all replicas agree."""
+def with_fresh_champion(ours: World, players: Cast) -> Cast:
+    """The cast with another `other`, which no replica has fetched yet."""
+    model = graph(bias=BIASES["other"])
+    completed = {registry.TAG_PROMOTION: registry.COMPLETED}
+    return replace(players, other=add_version(ours.settings, ours.folder, model, completed, second=model))
+
+
+def flipped(ours: World, players: Cast, hands: int, timed: int, seed: int) -> Flips:
+    """MOVES_EACH by so many hands at once, then `timed` ones after each of which all replicas agree."""
     with Load(ours.addresses, rate=100, first=time.time_ns() // 1_000_000) as load:
-        with ThreadPoolExecutor(HANDS) as hands:
-            work = [hands.submit(_hand, ours, players, moves // HANDS, seed + hand) for hand in range(HANDS)]
+        with ThreadPoolExecutor(hands) as pool:
+            work = [pool.submit(_hand, ours, players, seed + hand) for hand in range(hands)]
             for each in work:
                 each.result()
         slowest = _settled(ours, players.one, None)
@@ -103,13 +110,13 @@ def flipped(ours: World, players: Cast, moves: int, timed: int, seed: int) -> Fl
     problems += [*late, *wrong_answers(load, players, modelled)]
     if slowest > FOLLOW_SECONDS:
         problems.append(f"the replicas agreed only after {slowest:.1f} s")
-    return Flips(moves // HANDS * HANDS + timed, len(exchanges), lost, slowest, tuple(problems))
+    return Flips(hands * MOVES_EACH + timed, len(exchanges), lost, slowest, tuple(problems))
 
 
-def _hand(ours: World, players: Cast, moves: int, seed: int) -> None:
+def _hand(ours: World, players: Cast, seed: int) -> None:
     chance = random.Random(seed)
     client, name = registry.registry_client(ours.settings), ours.settings.model_name
-    for _ in range(moves):
+    for _ in range(MOVES_EACH):
         kind = chance.choice(("one", "other", "unproven", "on", "off"))
         if kind == "on":
             _set(client, name, registry.CHALLENGER, players.canary)

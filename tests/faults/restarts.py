@@ -16,7 +16,7 @@ from jobs.promotion import state as registry
 from jobs.serving.prediction_log import LOST_SECONDS
 from jobs.serving.routing import in_canary
 from tests.faults.canaries_http import FOLLOW_SECONDS
-from tests.faults.flips import Cast, wrong_answers
+from tests.faults.flips import Cast, with_fresh_champion, wrong_answers
 from tests.faults.load import Exchange, Load, in_time
 from tests.faults.outages import by_rules, scored
 from tests.faults.servers import START_SECONDS, Server, World, logged_twice, not_logged, wait_until
@@ -56,10 +56,14 @@ def serves(ours: World, champion: str, canary: str, percent: int, places: range 
 
 
 def killed(ours: World, players: Cast, seed: int) -> Restart:
-    """Kill the first replica around a change of step and of champion; the second one stays."""
+    """Kill the first replica around a change of step and of champion; the second one stays.
+
+    No replica has seen the next champion before, so that the kill may fall into its fetch or its load.
+    """
     victim, chance = ours.replicas[0], random.Random(seed)
     before, after = chance.sample(SHARES, 2)
-    champions = chance.sample((players.one, players.other), 2)
+    players = with_fresh_champion(ours, players)
+    champions = (players.one, players.other)
     _put(ours, players, champions[0], before)
     with Load(ours.addresses, rate=RATE, first=time.time_ns() // 1_000_000) as load:
         time.sleep(1.5)

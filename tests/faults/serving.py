@@ -5,6 +5,9 @@ In: a folder. Out: one case for each figure, and each problem as a sentence.
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
 from itertools import product
@@ -28,7 +31,10 @@ from tests.faults.versions import FAULTS
 from tests.s3_server import free_port
 
 KILLS, OVERS, STOPS, GOODS = 8, 3, 2, 2
-MOVES, TIMED_MOVES = 100, 20
+HANDS, TIMED_MOVES = 100, 20  # that move aliases, all at once
+ROOT = Path(__file__).parents[2]
+SCHEMA_TEST = "tests/jobs/test_serving_schema.py"
+EXAMPLES = 300  # of each endpoint and way, in each of the test's worlds
 TRIALS = 200  # simulated promotions of each kind
 AIRFLOW_KILLS = (  # in one promotion each: the step, and what its task is doing
     {"shadow": "deferred", "canary_5": "deferred", "canary_25": "deferred", "canary_50": "deferred"},
@@ -50,7 +56,7 @@ def run(folder: Path) -> Found:
             found, wrong = _told(scenario, ours)
             cases += found
             problems += wrong
-    for found, wrong in (lake_on_s3(folder / "s3", home), _trials()):
+    for found, wrong in (lake_on_s3(folder / "s3", home), _trials(), documented(EXAMPLES)):
         cases += found
         problems += wrong
     return cases, problems
@@ -72,6 +78,23 @@ def _trials() -> Found:
             )
         )
     return cases, wrong
+
+
+def documented(examples: int) -> Found:
+    """Bodies that the service's schema allows, and such as it does not, by the hundred."""
+    asked = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", SCHEMA_TEST],
+        cwd=ROOT,
+        env=os.environ | {"SCHEMA_EXAMPLES": str(examples)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    wrong = [line for line in asked.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
+    if asked.returncode and not wrong:
+        wrong = [f"{SCHEMA_TEST}: {asked.stdout[-500:]}{asked.stderr[-500:]}"]
+    name = f"endpoints asked with {examples} bodies of each kind: not answered as documented"
+    return [none(name, len(wrong))], wrong
 
 
 def _told(scenario: Callable[[World], Found], ours: World) -> Found:
@@ -114,10 +137,13 @@ def outage_cases(each: Outage) -> list[Case]:
 
 def _aliases(ours: World) -> Found:
     players = flips.cast(ours)
-    found = flips.flipped(ours, players, MOVES, TIMED_MOVES, seed=1)
+    found = flips.flipped(ours, players, HANDS, TIMED_MOVES, seed=1)
     apart = flips.routed_alike(ours, players)
     cases = [
-        none(f"{found.moves} moves of aliases: of {found.requests} requests lost", found.lost),
+        none(
+            f"{found.moves} moves of aliases by {HANDS} hands at once: of {found.requests} requests lost",
+            found.lost,
+        ),
         none("moves of aliases: answers without a model or by a wrong one", len(found.problems) - found.lost),
         within(
             "moves of aliases: the slowest until both replicas agreed",

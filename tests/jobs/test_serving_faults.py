@@ -21,7 +21,7 @@ from tests.s3_server import free_port
 
 SEED = 1
 FAULT: Fault = "miscalibrated"
-MOVES, TIMED_MOVES, CUSTOMERS = 20, 3, 100
+HANDS, TIMED_MOVES, CUSTOMERS = 10, 3, 100
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,7 @@ def test_a_canary_that_turns_bad_is_off_within_seconds(ours: World) -> None:
 
 def test_aliases_moved_by_many_hands_never_leave_a_request_without_its_model(ours: World) -> None:
     players = flips.cast(ours)
-    found = flips.flipped(ours, players, MOVES, TIMED_MOVES, SEED)
+    found = flips.flipped(ours, players, HANDS, TIMED_MOVES, SEED)
     assert found.problems == ()
     assert found.slowest_agreement < FOLLOW_SECONDS
     assert flips.routed_alike(ours, players, CUSTOMERS) == []

@@ -7,6 +7,7 @@ So does one without a model, without its stores, or without one of them; there a
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +30,9 @@ from jobs.serving.follower import ServingState
 from jobs.serving.loading import ServedModel
 from tests.served_bundles import logistic_graph, write_bundle
 
-EXAMPLES = 12  # of each endpoint
+EXAMPLES = int(
+    os.environ.get("SCHEMA_EXAMPLES", "12")
+)  # of each endpoint and way; `make faults` asks for more
 NOWHERE = "127.0.0.1:9"
 # what is away -> the reason of an answer by the rules, or with gaps
 WORLDS = {
