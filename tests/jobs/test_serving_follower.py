@@ -32,6 +32,7 @@ def test_a_version_is_fetched_once_and_then_served_without_mlflow(
     installation: Settings, bundle: Path
 ) -> None:
     _, version = register(installation, bundle)
+    (bundles_folder(installation) / f".{version}.killed" / "half").mkdir(parents=True)
     folder = fetch_bundle(installation, version)
     assert folder == bundles_folder(installation) / version
     assert fetch_bundle(unreachable(installation), version) == folder
