@@ -43,3 +43,8 @@ SLICES: dict[str, Callable[[pd.DataFrame], pd.Series]] = {
     "quiet_customer": _quiet("customer"),
     "new_pair": lambda rows: _feature(rows, "pair_is_new_30d") == 1,
 }
+# the features by which they choose
+SLICE_FEATURES: tuple[str, ...] = (
+    "hour", "is_night", "terminal_missing", "terminal_count_30d", "customer_missing", "customer_count_30d",
+    "pair_is_new_30d",
+)  # fmt: skip

@@ -8,6 +8,8 @@ and named in the log of the job.
 from __future__ import annotations
 
 import logging
+from collections import Counter
+from collections.abc import Callable, Sequence
 from datetime import date
 
 import numpy as np
@@ -33,6 +35,52 @@ def logged_rows(
     Raises:
         SluiceError: the table was written by an older version of Sluice and keeps the features as text.
     """
+    _require_lists(lake)
+    return log_rows(lake, first, last, columns + LOGGED, hour)
+
+
+def logged_values(
+    lake: Lake,
+    day: date,
+    columns: Sequence[str],
+    features: Sequence[str],
+    wanted: Callable[[pa.RecordBatch], pa.Array],
+    wanted_by: Sequence[str],
+) -> pd.DataFrame:
+    """The wanted rows of a day with some columns and some features: nothing else of the log is kept.
+
+    `wanted` sees the columns `wanted_by` too. A feature is float32, NaN as in `with_features`.
+
+    Raises:
+        SluiceError: as `logged_rows`.
+    """
+    _require_lists(lake)
+    places = [MODEL_FEATURES.index(name) for name in features]
+    frames: list[pd.DataFrame] = []
+    others = Counter[str]()
+    read = list(dict.fromkeys([*columns, *wanted_by, "score", *LOGGED]))
+    for batch in lake.scan(PREDICTIONS, first=day, last=day, columns=read):
+        chosen = batch.filter(pc.fill_null(wanted(batch), False))
+        lists, versions = chosen["features"], chosen["feature_version"]
+        same = pc.and_(pc.equal(versions, FEATURE_VERSION),
+                       pc.equal(pc.list_value_length(lists), len(MODEL_FEATURES)))  # fmt: skip
+        ours = pc.fill_null(same, False)
+        strangers = versions.filter(pc.and_(pc.is_valid(lists), pc.invert(ours)))
+        others.update(pc.fill_null(strangers, "").to_pylist())
+        values = np.full((len(chosen), len(places)), np.nan, dtype=np.float32)
+        held = lists.filter(ours).flatten().to_numpy(zero_copy_only=False)
+        values[ours.to_numpy(zero_copy_only=False)] = held.reshape(-1, len(MODEL_FEATURES))[:, places]
+        frame = chosen.select(list(columns)).to_pandas()
+        frames.append(frame.join(pd.DataFrame(values, frame.index, list(features))))
+    _warn_of(others)
+    if frames:
+        return pd.concat(frames, ignore_index=True)
+    schema = pa.schema([PREDICTIONS.schema.field(name) for name in columns])
+    empty = pd.DataFrame(schema.empty_table().to_pandas())
+    return empty.assign(**dict.fromkeys(features, np.float32("nan")))
+
+
+def _require_lists(lake: Lake) -> None:
     try:
         stored = {field.name for field in lake.delta(PREDICTIONS).schema().fields}
     except TableMissing:
@@ -42,7 +90,6 @@ def logged_rows(
             "table predictions keeps the features as an older version of Sluice did; start the scoring "
             "service once: it gives the table its new columns before it writes the first rows"
         )
-    return log_rows(lake, first, last, columns + LOGGED, hour)
 
 
 def log_rows(
@@ -65,13 +112,17 @@ def of_this_version(rows: pd.DataFrame) -> pd.Series:
     lengths = rows["features"].map(_length, na_action="ignore")
     with_some = rows["features"].notna()
     ours = rows["feature_version"].eq(FEATURE_VERSION) & lengths.eq(len(MODEL_FEATURES))
-    others = rows.loc[with_some & ~ours, "feature_version"].fillna("")
-    if len(others):
+    _warn_of(Counter(rows.loc[with_some & ~ours, "feature_version"].fillna("")))
+    return pd.Series(with_some & ours, index=rows.index, dtype=bool)
+
+
+def _warn_of(others: Counter[str]) -> None:
+    if others:
         LOGGER.warning(
             "%d rows of the prediction log hold features of version %s, not of %s: they are not read",
-            len(others), ", ".join(sorted(set(others))) or "unknown", FEATURE_VERSION,
+            sum(others.values()), ", ".join(sorted(others)) or "unknown",
+            FEATURE_VERSION,
         )  # fmt: skip
-    return pd.Series(with_some & ours, index=rows.index, dtype=bool)
 
 
 def with_features(rows: pd.DataFrame) -> pd.DataFrame:

@@ -1,7 +1,7 @@
 """Figures of a monitored day: one row per metric and subject, in the table `monitoring`.
 
-In: `Figure`s. Out: rows. Drift and performance write parts of their own ("<day>.drift"), so that neither
-replaces what the other measured. Figures of an hour have a table of their own, which no decision reads.
+In: `Figure`s. Out: rows. Each job writes a part of its own ("<day>.drift"), so that none replaces what
+another measured. Figures of an hour have a table of their own, which no decision reads.
 """
 
 from __future__ import annotations
@@ -29,9 +29,11 @@ OK, INVESTIGATE, ALERT, RETRAIN, UNKNOWN, PAGE = (
 )  # fmt: skip
 SEVERITY = (OK, INVESTIGATE, UNKNOWN, ALERT, RETRAIN, PAGE)
 DRIFT, PERFORMANCE = "drift", "performance"
-SERVICE = "service"
+SERVICE, SKEW = "service", "skew"
 LOUD = (UNKNOWN, ALERT, RETRAIN, PAGE)  # what is told
 NOT_MEASURED = "not measured"
+OF_VERSION = "version "  # begins the subject of a figure of a version that was replaced
+REPLACED = "replaced version"
 # figure -> the cause under which the policy's runbook says what to do
 CAUSES = {
     "psi": "feature drift",
@@ -49,6 +51,8 @@ CAUSES = {
     "error_share": "service errors",
     "latency_p99_ms": "latency",
     "null_share_online": "features missing online",
+    "missing_online": "stale features online",
+    "skew_share": "served features differ",
     "answers": "volume",
     "quarantined_share": "data quality",
 }
@@ -121,6 +125,8 @@ def cause_of(figure: Figure) -> str:
     """The runbook's name for what a figure says."""
     if figure.status == UNKNOWN:
         return NOT_MEASURED
+    if figure.subject.startswith(OF_VERSION):
+        return REPLACED
     cause = CAUSES[figure.metric]
     return WORSE.get((cause, figure.status), cause)
 

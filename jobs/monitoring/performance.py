@@ -4,43 +4,33 @@ In: prediction log of the last window_days matured days (answers of the champion
 the end of the day, reference rows of the champion. Out: the part "<day>.performance" of `monitoring`: PR-AUC
 and recall at the policy's FPR with the interval of their difference, alerts a day, share of the fraud
 amount that was stopped, and PR-AUC per slice of the contract.
-Days differ more than rows do (a compromised terminal is a run of frauds), so the bootstrap draws days, and
-rows within them. Fewer days or frauds than needed are `unknown`, and so is a window of which a day's
-chargebacks are not merged: a silent feed must not look like a collapse. Rows of cards that were known to be
-compromised count as little as among the reference rows.
+Intervals are those of days drawn again (resampled.py). Fewer days or frauds than needed are `unknown`, and so
+is a window of which a day's chargebacks are not merged: a silent feed must not look like a collapse.
+A champion that has not served for long has no matured answers, and nothing is wrong with that: meanwhile the
+version that served before it is measured, against its own test rows. What that shows is told under the name
+of the version, and retrains nothing: the version is replaced already.
 Errors: none for missing data; SluiceError where MLflow does not answer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from datetime import date, timedelta
+from datetime import date
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from jobs.alerts import raise_alerts
 from jobs.conf.contract import contract_of
 from jobs.conf.policy import Policy, policy_of
 from jobs.conf.settings import Settings
-from jobs.core import DayParams, Receipt, Stopwatch, midnight
-from jobs.evaluation.labels import (
-    first_word_of_fraud,
-    latest_labels,
-    matured_days,
-    missing_label_days,
-    named_days,
-    of_known_cards,
-)
-from jobs.evaluation.metrics import Ranking, recall_at_fpr
+from jobs.core import DayParams, Receipt, Stopwatch
+from jobs.evaluation.labels import matured_days, missing_label_days, named_days
 from jobs.evaluation.slices import SLICES
-from jobs.lake.store import Lake, lake_of
-from jobs.lake.tables import LABELS, TRANSACTIONS
-from jobs.monitoring.features_logged import logged_rows, with_features
+from jobs.lake.store import lake_of
 from jobs.monitoring.figures import (
     ALERT,
     INVESTIGATE,
+    OF_VERSION,
     OK,
     PAGE,
     PERFORMANCE,
@@ -53,111 +43,42 @@ from jobs.monitoring.figures import (
     worst,
     write_figures,
 )
+from jobs.monitoring.matured import answered_since, judged_rows, served_before
 from jobs.monitoring.reference import load_reference
+from jobs.monitoring.resampled import (
+    Measure,
+    Sample,
+    alert_share,
+    drawn,
+    fraud_share,
+    pr_auc,
+    recall_at,
+    stopped_share,
+    whole,
+)
+from jobs.promotion import state as registry
 
-READS: tuple[str, ...] = ("predictions", "labels", "reference")
+READS: tuple[str, ...] = ("predictions", "labels", "transactions", "reference")
 WRITES: tuple[str, ...] = ("monitoring",)
 
-VARIANTS = ("champion", "holdout")
 FEWEST_DAYS = 3  # one day's figure has a standard deviation near 0.05 and decides nothing
-Weights = npt.NDArray[np.float64]
-Measure = Callable[[pd.DataFrame, Weights | None], float]
 
 
 class Params(DayParams):
     pass
 
 
-def labelled(predictions: pd.DataFrame, labels: pd.DataFrame, end: pd.Timestamp) -> pd.DataFrame:
-    """Predictions with their label as it was known before `end`: the latest word, else no fraud."""
-    truth = latest_labels(labels, end).set_index("transaction_id")["is_fraud"]
-    found = predictions["transaction_id"].map(truth).fillna(0).astype(float)
-    return predictions.assign(is_fraud=found)
-
-
-def known_frauds(lake: Lake, labels: pd.DataFrame, earliest: date, end: pd.Timestamp) -> pd.DataFrame:
-    """customer_id and known_at of every fraud among the labels, of transactions since `earliest`."""
-    frauds = first_word_of_fraud(labels, end).reset_index()
-    payers = lake.read(TRANSACTIONS, first=earliest, columns=["transaction_id", "customer_id"]).to_pandas()
-    return frauds.merge(payers.drop_duplicates("transaction_id"), on="transaction_id")
-
-
-def live_rows(lake: Lake, version: str, first: date, last: date) -> pd.DataFrame:
-    """One answer of the version per transaction of the days, with amount and features."""
-    columns = ["day", "transaction_id", "customer_id", "event_time", "amount_minor", "model_version",
-               "variant", "score", "error", "served_at"]  # fmt: skip
-    rows = logged_rows(lake, first, last, columns)
-    rows = rows[rows["model_version"].eq(version) & rows["variant"].isin(VARIANTS)]
-    rows = rows[rows["error"].fillna("").eq("") & rows["score"].notna()]
-    rows = rows.sort_values("served_at").drop_duplicates("transaction_id", keep="last")
-    return with_features(rows.reset_index(drop=True))
-
-
-def pr_auc(rows: pd.DataFrame, weights: Weights | None) -> float:
-    return Ranking(_scores(rows), _truth(rows)).average_precision(weights)
-
-
-def recall_at(rate: float) -> Measure:
-    """Recall at a false-positive rate; resampled rows are repeated."""
-
-    def measure(rows: pd.DataFrame, weights: Weights | None) -> float:
-        scores, truth = _scores(rows), _truth(rows)
-        if weights is not None:
-            drawn = np.repeat(np.arange(len(rows)), weights.astype(int))
-            scores, truth = scores[drawn], truth[drawn]
-        if truth.sum() in (0, len(truth)):
-            return float("nan")
-        return float(recall_at_fpr(scores, truth, rate))
-
-    return measure
-
-
-def alert_share(threshold: float) -> Measure:
-    """Share of transactions that are not simply approved."""
-
-    def measure(rows: pd.DataFrame, weights: Weights | None) -> float:
-        return float(np.average(_scores(rows) > threshold, weights=weights))
-
-    return measure
-
-
-def stopped_share(threshold: float) -> Measure:
-    """Share of the fraud amount that is not simply approved."""
-
-    def measure(rows: pd.DataFrame, weights: Weights | None) -> float:
-        lost = _truth(rows) * rows["amount_minor"].to_numpy(dtype=np.float64)
-        lost = lost if weights is None else lost * weights
-        total = lost.sum()
-        return float((lost * (_scores(rows) > threshold)).sum() / total) if total else float("nan")
-
-    return measure
-
-
-def fraud_share(rows: pd.DataFrame, weights: Weights | None) -> float:
-    """Share of frauds."""
-    return float(np.average(_truth(rows), weights=weights))
-
-
-def day_weights(rows: pd.DataFrame, samples: int, seed: int) -> list[Weights]:
-    """How often each row is drawn, once per sample: days first, then rows within the days."""
-    generator = np.random.default_rng(seed)
-    codes, days = pd.factorize(pd.to_datetime(rows["event_time"], utc=True).dt.date)
-    even = np.full(len(days), 1.0 / len(days))
-    drawn = generator.multinomial(len(days), even, size=samples)
-    return [generator.poisson(each[codes]).astype(np.float64) for each in drawn]
-
-
 def difference(
-    measure: Measure, live: pd.DataFrame, reference: pd.DataFrame, samples: int, level: float
+    measure: Measure, live: Sample, reference: Sample, samples: int, level: float
 ) -> tuple[float, float, float, float]:
     """Live and reference figure, and the interval of live minus reference."""
-    draws = zip(day_weights(live, samples, 5), day_weights(reference, samples, 6), strict=True)
-    found = np.array([measure(live, mine) - measure(reference, other) for mine, other in draws])
+    found = drawn(measure, live, samples, 5) - drawn(measure, reference, samples, 6)
+    values = whole(measure, live), whole(measure, reference)
     found = found[np.isfinite(found)]
     if len(found) < samples * 0.9:
-        return measure(live, None), measure(reference, None), float("nan"), float("nan")
+        return *values, float("nan"), float("nan")
     low, high = np.quantile(found, [(1 - level) / 2, (1 + level) / 2])
-    return measure(live, None), measure(reference, None), float(low), float(high)
+    return *values, float(low), float(high)
 
 
 def quality_figure(
@@ -198,15 +119,15 @@ def business_figure(
 
 
 def measure_window(
-    live: pd.DataFrame, reference: pd.DataFrame, slices: tuple[str, ...], policy: Policy
+    live_rows: pd.DataFrame, reference_rows: pd.DataFrame, slices: tuple[str, ...], policy: Policy
 ) -> list[Figure]:
     """All figures of a window of matured days."""
-    performance, frauds = policy.performance, int(live["is_fraud"].sum())
-    days = pd.to_datetime(live["event_time"], utc=True).dt.date.nunique()
-    if frauds < policy.gate.minimum_positives or frauds == len(live):
-        detail = f"{len(live)} matured answers with {frauds} frauds, needed {policy.gate.minimum_positives}"
+    performance, live, reference = policy.performance, Sample(live_rows), Sample(reference_rows)
+    if live.frauds < policy.gate.minimum_positives or live.frauds == len(live):
+        needed = policy.gate.minimum_positives
+        detail = f"{len(live)} matured answers with {live.frauds} frauds, needed {needed}"
         return [Figure(metric="pr_auc", subject="all", status=UNKNOWN, detail=detail)]
-    samples, level = performance.bootstrap_samples, 1 - policy.drift.significance
+    samples, level, days = performance.bootstrap_samples, 1 - policy.drift.significance, live.days
 
     def compared(measure: Measure) -> tuple[float, float, float, float]:
         return difference(measure, live, reference, samples, level)
@@ -224,19 +145,17 @@ def measure_window(
     # several slices are looked at: each must be surer of its drop than the whole
     stricter = 1 - policy.drift.significance / max(len(slices), 1)
     for name in slices:
-        mine, base = live[SLICES[name](live)], reference[SLICES[name](reference)]
+        mine, base = (Sample(rows[SLICES[name](rows)]) for rows in (live_rows, reference_rows))
         figures.append(_slice_figure(name, mine, base, days, stricter, policy))
     return figures
 
 
-def _slice_figure(
-    name: str, mine: pd.DataFrame, base: pd.DataFrame, days: int, level: float, policy: Policy
-) -> Figure:
+def _slice_figure(name: str, mine: Sample, base: Sample, days: int, level: float, policy: Policy) -> Figure:
     fewest = policy.gate.minimum_positives
-    found = [int(rows["is_fraud"].sum()) for rows in (mine, base)]
+    found = mine.frauds, base.frauds
     if min(found) < fewest:
         detail = f"{found[0]} frauds live, {found[1]} at its test, needed {fewest}: reported, not deciding"
-        value = pr_auc(mine, None) if 0 < found[0] < len(mine) else float("nan")
+        value = whole(pr_auc, mine) if 0 < found[0] < len(mine) else float("nan")
         return Figure(metric="pr_auc", subject=name, value=finite(value), detail=detail)
     samples = policy.performance.bootstrap_samples
     figure = quality_figure("pr_auc", name, difference(pr_auc, mine, base, samples, level), days, policy)
@@ -244,40 +163,67 @@ def _slice_figure(
     return figure.model_copy(update={"status": ALERT}) if figure.status in (RETRAIN, PAGE) else figure
 
 
-def _scores(rows: pd.DataFrame) -> Weights:
-    return rows["score"].to_numpy(dtype=np.float64)
+def champion_figures(
+    settings: Settings, champion: registry.VersionState, day: date
+) -> tuple[list[Figure], pd.DataFrame]:
+    """Figures of the champion, or of the version before it where its own answers have not matured yet."""
+    lake, policy, contract = lake_of(settings), policy_of(settings), contract_of(settings)
+    first, last = matured_days(day, contract.labels.maturity_days, policy.performance.window_days)
+    nothing = pd.DataFrame({"is_fraud": []})
+    reference = load_reference(settings, champion.run_id)
+    if reference is None or reference.empty:
+        return [_unknown(f"version {champion.version} keeps no reference")], nothing
+    rows = judged_rows(settings, champion.version, day)
+    begin = min(rows["day"]).date() if len(rows) else last
+    missing = missing_label_days(lake, begin, day, contract.labels) if len(rows) else []
+    if missing:
+        return [_unknown(f"the chargebacks of {named_days(missing)} are not merged; "
+                         "run fraud_labels for them")], rows  # fmt: skip
+    frauds = int(rows["is_fraud"].sum())
+    began = begin > first if len(rows) else answered_since(lake, champion.version, last, day)
+    if frauds >= policy.gate.minimum_positives or not began:
+        return measure_window(rows, reference, contract.slices, policy), rows
+    detail = (f"version {champion.version} serves too short: {len(rows)} matured answers with {frauds} "
+              f"frauds, needed {policy.gate.minimum_positives}")  # fmt: skip
+    young = Figure(metric="pr_auc", subject="all", status=INVESTIGATE, detail=detail)
+    return [young, *replaced_figures(settings, champion.version, day)], rows
 
 
-def _truth(rows: pd.DataFrame) -> Weights:
-    return rows["is_fraud"].to_numpy(dtype=np.float64)
+def replaced_figures(settings: Settings, champion: str, day: date) -> list[Figure]:
+    """What the version that served before shows; none where there is no such version, or nothing to show."""
+    lake, policy, contract = lake_of(settings), policy_of(settings), contract_of(settings)
+    window = matured_days(day, contract.labels.maturity_days, policy.performance.window_days)
+    version = served_before(lake, champion, *window)
+    if not version:
+        return []
+    known = registry.read_version(registry.registry_client(settings), settings.model_name, version)
+    reference = load_reference(settings, known.run_id) if known else None
+    if reference is None or reference.empty:
+        return []
+    rows = judged_rows(settings, version, day)
+    if not len(rows) or missing_label_days(lake, min(rows["day"]).date(), day, contract.labels):
+        return []
+    milder = {RETRAIN: ALERT, PAGE: ALERT, UNKNOWN: INVESTIGATE}
+    return [
+        each.model_copy(
+            update={"subject": OF_VERSION + version, "status": milder.get(each.status, each.status)}
+        )
+        for each in measure_window(rows, reference, (), policy)
+    ]
+
+
+def _unknown(why: str) -> Figure:
+    return Figure(metric="pr_auc", subject="all", status=UNKNOWN, detail=why)
 
 
 def run(params: Params, settings: Settings) -> Receipt:
     watch = Stopwatch()
     lake, policy, contract = lake_of(settings), policy_of(settings), contract_of(settings)
     champion = read_champion(settings)
-    reference = load_reference(settings, champion.run_id) if champion else None
     first, last = matured_days(params.day, contract.labels.maturity_days, policy.performance.window_days)
-    live = pd.DataFrame({"is_fraud": []})
-    if champion is None or reference is None or reference.empty:
-        why = "no champion" if champion is None else f"version {champion.version} keeps no reference"
-        figures = [Figure(metric="pr_auc", subject="all", status=UNKNOWN, detail=why)]
-    else:
-        rows = live_rows(lake, champion.version, first, last)
-        known_card_days = policy.training.known_card_days
-        labels_from = first - timedelta(days=known_card_days + 1)
-        labels = lake.read(LABELS, first=labels_from, last=params.day).to_pandas()
-        end = pd.Timestamp(midnight(params.day + timedelta(days=1)))
-        frauds = known_frauds(lake, labels, labels_from - timedelta(days=contract.labels.maturity_days), end)
-        live = labelled(rows, labels, end)
-        live = live[~of_known_cards(live, frauds, known_card_days)].reset_index(drop=True)
-        begin = min(rows["day"], default=last)
-        missing = missing_label_days(lake, begin, params.day, contract.labels)
-        if missing:
-            detail = f"the chargebacks of {named_days(missing)} are not merged; run fraud_labels for them"
-            figures = [Figure(metric="pr_auc", subject="all", status=UNKNOWN, detail=detail)]
-        else:
-            figures = measure_window(live, reference, contract.slices, policy)
+    figures, live = [_unknown("no champion")], pd.DataFrame({"is_fraud": []})
+    if champion is not None:
+        figures, live = champion_figures(settings, champion, params.day)
     version = write_figures(lake, params.day, PERFORMANCE, figures)
     alerts = raise_alerts(settings, alerts_of(settings, params.day, figures))
     values = {f"{each.metric} {each.subject}": each.value for each in figures[:4]}

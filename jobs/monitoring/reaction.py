@@ -1,8 +1,9 @@
 """What a day's figures lead to: nothing, an alert, or a retraining. Never a promotion.
 
 In: the figures of `monitoring`, trainings so far (the versions' tags), matured transactions. Out: one row in
-`reactions` with decision, reason and evidence; alerts of the day in home/alerts.jsonl; the day as a point of
-the champion's curves in MLflow.
+`reactions` with decision, reason and evidence: the figures, and for each cause the runbook's action, which is
+a person's but for the retraining; alerts of the day in home/alerts.jsonl; the day as a point of the
+champion's curves in MLflow.
 A performance drop retrains at once: its window spans days. Feature drift retrains on its second day in a
 row, so that one odd day does not. After a fall that pages somebody the search begins at nothing, else at the
 last winner. A retraining needs its cooldown and enough matured rows that no training has seen; without them
@@ -29,6 +30,7 @@ from jobs.monitoring.curves import draw
 from jobs.monitoring.figures import (
     ALERT,
     DRIFT,
+    LOUD,
     PAGE,
     PERFORMANCE,
     RETRAIN,
@@ -36,6 +38,7 @@ from jobs.monitoring.figures import (
     UNKNOWN,
     Figure,
     alerts_of,
+    cause_of,
     read_champion,
     read_figures,
 )
@@ -94,7 +97,7 @@ def decide(
             return Decision(decision=ALERT, reason=f"{named}; no retraining: {waiting}")
         severe = any(each.status == PAGE for each in causes)
         return Decision(decision=RETRAIN, reason=named, start="full" if severe else "warm")
-    telling = [each for each in today if each.status in (PAGE, RETRAIN, ALERT, UNKNOWN)]
+    telling = [each for each in today if each.status in LOUD]
     if telling:
         return Decision(decision=ALERT, reason="; ".join(_named(each) for each in telling[:4]))
     return Decision(decision=NOTHING, reason=f"{len(today)} figures within their limits")
@@ -114,15 +117,17 @@ def run(params: Params, settings: Settings) -> Receipt:
     watch = Stopwatch()
     lake, day = lake_of(settings), params.day
     decided_before = lake.read(REACTIONS, first=day, last=day).to_pylist()
-    if decided_before and decided_before[0]["decision"] == RETRAIN:
-        # the training that it started is the day's last training now: deciding again would forbid it
-        decided_by = json.loads(decided_before[0]["evidence"]).get("run", "")
-        # the same run once more: it was killed before anybody heard of its decision
-        return _receipt(decided_before[0], watch, repeated=not params.run or decided_by != params.run)
     figures = read_figures(lake, day)
     for group in (DRIFT, PERFORMANCE, SERVICE):
         if not read_figures(lake, day, group):
             figures.append(Figure(metric=group, subject="all", status=UNKNOWN, detail="not measured"))
+    if decided_before and decided_before[0]["decision"] == RETRAIN:
+        # the training that it started is the day's last training now: deciding again would forbid it
+        decided_by = json.loads(decided_before[0]["evidence"]).get("run", "")
+        # the same run once more: it was killed before anybody heard of its decision
+        new = tell(settings, day, figures, decided_before[0])
+        repeated = not params.run or decided_by != params.run
+        return _receipt(decided_before[0], watch, new_alerts=new, repeated=repeated)
     trained = last_training(settings)
     decided = last_retrain_decision(lake, day)
     latest = max((each for each in (trained, decided) if each), default=None)
@@ -132,9 +137,11 @@ def run(params: Params, settings: Settings) -> Receipt:
     yesterday = read_figures(lake, day - timedelta(days=1), DRIFT)
     decision = decide(figures, yesterday, hours, rows, policy_of(settings).retrain)
     champion = read_champion(settings)
-    telling = [each for each in figures if each.status in (PAGE, RETRAIN, ALERT, UNKNOWN)]
+    telling = [each for each in figures if each.status in LOUD]
+    runbook = policy_of(settings).alerts.runbook
     evidence = {
         "figures": [each.model_dump(exclude_none=True) for each in telling[:20]],
+        "actions": {cause: runbook[cause].action for cause in map(cause_of, telling)},
         "last_training": str(trained or ""), "last_retrain_decision": str(decided or ""),
         "new_matured_rows": rows, "run": params.run, "start": decision.start,
     }  # fmt: skip
@@ -143,13 +150,20 @@ def run(params: Params, settings: Settings) -> Receipt:
         "model_version": champion.version if champion else "", "evidence": json.dumps(evidence),
     }  # fmt: skip
     version = lake.replace(REACTIONS, pa.Table.from_pylist([row], REACTIONS.schema), day)
-    alerts = raise_alerts(settings, alerts_of(settings, day, telling))
-    if champion:
-        draw(settings, champion, day, figures, decision.decision)
+    alerts = tell(settings, day, figures, row)
     return _receipt(
         row, watch, version=version, new_matured_rows=rows, hours_since_training=hours,
         new_alerts=alerts, repeated=False,
     )  # fmt: skip
+
+
+def tell(settings: Settings, day: date, figures: list[Figure], row: dict[str, Any]) -> int:
+    """Raise what was not raised yet, and draw the day for the champion that it was decided of."""
+    alerts = raise_alerts(settings, alerts_of(settings, day, figures))
+    champion = read_champion(settings)
+    if champion and champion.version == row["model_version"]:
+        draw(settings, champion, day, figures, row["decision"])
+    return alerts
 
 
 def _receipt(row: dict[str, Any], watch: Stopwatch, *, version: int = -1, **facts: object) -> Receipt:

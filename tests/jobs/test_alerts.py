@@ -21,7 +21,7 @@ from jobs.alerts import Alert, raise_alerts
 from jobs.conf.policy import Silence, load_policy
 from jobs.conf.settings import Settings, load_settings
 from jobs.core import SluiceError
-from jobs.monitoring.figures import CAUSES, NOT_MEASURED, WORSE, Figure, alerts_of
+from jobs.monitoring.figures import CAUSES, NOT_MEASURED, REPLACED, WORSE, Figure, alerts_of
 
 TODAY = date(2026, 3, 10)
 ALERT = Alert(key="2026-03-09/psi amount", cause="psi amount: 0.31", owner="payments", action="look")
@@ -169,7 +169,7 @@ def test_a_webhook_is_plain_http_without_credentials(address: str) -> None:
 
 def test_the_runbook_says_what_to_do_for_every_cause_and_for_no_other() -> None:
     runbook = load_policy().alerts.runbook
-    assert set(runbook) == {NOT_MEASURED, *CAUSES.values(), *WORSE.values()}
+    assert set(runbook) == {NOT_MEASURED, REPLACED, *CAUSES.values(), *WORSE.values()}
 
 
 def test_the_action_of_an_alert_is_the_runbooks(home: Settings) -> None:

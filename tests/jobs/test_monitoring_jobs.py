@@ -24,7 +24,7 @@ from jobs.lake.tables import (
     REACTIONS,
     TRANSACTIONS,
 )
-from jobs.monitoring import comparison, drift, performance, reaction, service
+from jobs.monitoring import comparison, drift, matured, performance, reaction, service
 from jobs.monitoring.figures import Figure, read_figures, write_figures
 from jobs.promotion.state import read_version, registry_client
 from jobs.training import due
@@ -208,6 +208,88 @@ def test_a_new_pattern_that_the_model_misses_retrains_by_performance(place: Sett
     assert react(place)["repeated"] is True
 
 
+def promoted(settings: Settings, *replaced: str) -> str:
+    """The next version, champion with the reference of the one before it."""
+    client = registry_client(settings)
+    state = read_version(client, settings.model_name, replaced[-1])
+    assert state is not None
+    found = client.create_model_version(
+        settings.model_name, source=state.source, run_id=state.run_id, tags={"sluice.promotion": "completed"}
+    )
+    client.set_registered_model_alias(settings.model_name, "champion", found.version)
+    return str(found.version)
+
+
+def test_of_a_new_champion_nothing_has_matured_and_the_one_before_it_is_measured(
+    place: Settings, tmp_path: Path
+) -> None:
+    old = champion(place, tmp_path)
+    new = promoted(place, old)
+    serve(place, old, *(rows_of(day, missed=0.6) for day in days(DAY - timedelta(days=2), 8)))
+    serve(place, new, *map(rows_of, days(DAY, 2)))
+    figures = measured(place)
+    assert figures["pr_auc all"].status == "investigate"
+    assert f"version {new} serves too short: 0 matured answers" in figures["pr_auc all"].detail
+    assert figures[f"pr_auc version {old}"].status == "alert"
+    decided = react(place)
+    assert decided["decision"] == "alert", "the version that fell is replaced already"
+    lines = [json.loads(each) for each in (place.home / "alerts.jsonl").read_text().splitlines()]
+    causes = {each["key"]: each["facts"]["cause"] for each in lines}
+    assert causes[f"{DAY}/pr_auc version {old}"] == "replaced version"
+
+
+def test_a_first_champion_whose_answers_are_too_young_raises_nothing(place: Settings, tmp_path: Path) -> None:
+    version = champion(place, tmp_path)
+    serve(place, version, *map(rows_of, days(DAY, 2)))
+    figures = {f"{each.metric} {each.subject}": each.status for each in performance_of(place)}
+    assert figures == {"pr_auc all": "investigate"}
+
+
+def test_a_champion_that_does_not_answer_is_unknown(place: Settings, tmp_path: Path) -> None:
+    old = champion(place, tmp_path)
+    promoted(place, old)
+    serve(place, old, *map(rows_of, days(DAY, 10)))
+    assert [each.status for each in performance_of(place)] == ["unknown"]
+
+
+def performance_of(settings: Settings) -> list[Figure]:
+    performance.run(performance.Params(day=DAY), settings)
+    return read_figures(lake_of(settings), DAY, "performance")
+
+
+def test_what_a_kill_kept_back_after_a_decision_is_told_by_the_same_run(
+    place: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    version = champion(place, tmp_path)
+    serve(place, version, *map(rows_of, days(DAY, 10)))
+    fell = Figure(metric="pr_auc", subject="all", value=0.4, status="page", detail="a fall")
+    for group in ("drift", "performance", "service"):
+        write_figures(lake_of(place), DAY, group, [fell] if group == "performance" else [])
+    with monkeypatch.context() as cut:
+        cut.setattr(reaction, "tell", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            react(place, run="scheduled__1")
+    assert not (place.home / "alerts.jsonl").exists()
+    again = react(place, run="scheduled__1")
+    assert (again["decision"], again["repeated"]) == ("retrain", False)
+    keys = [json.loads(each)["key"] for each in (place.home / "alerts.jsonl").read_text().splitlines()]
+    assert f"{DAY}/pr_auc all" in keys
+    state = read_version(registry_client(place), place.model_name, version)
+    assert state is not None
+    points = registry_client(place).get_metric_history(state.run_id, "monitoring/pr_auc")
+    assert [point.value for point in points] == [0.4]
+    evidence = json.loads(lake_of(place).read(REACTIONS).to_pylist()[0]["evidence"])
+    assert evidence["actions"] == {"performance fall": "roll back", "not measured": "repair"}
+
+
+def test_a_weekday_without_any_value_is_unknown_where_other_days_have_some() -> None:
+    kept = [rows_of(day) for day in days(date(2026, 2, 14), 14)]
+    kept = [each.assign(amount=np.nan) if each["day"].iloc[0].weekday() == DAY.weekday() else each
+            for each in kept]  # fmt: skip
+    found = comparison.measure(pd.concat(kept), rows_of(DAY), DAY, START, 2, DEMO.drift)
+    assert next(each for each in found if each.subject == "amount").status == "unknown"
+
+
 def test_rows_of_cards_that_were_known_to_be_compromised_are_not_judged_by(
     place: Settings, tmp_path: Path
 ) -> None:
@@ -311,7 +393,7 @@ def test_labels_that_are_not_known_yet_are_not_used_and_a_correction_counts() ->
             "is_fraud": [1, 1, 0, 1],
         }
     )
-    found = performance.labelled(answers, labels, pd.Timestamp("2026-03-05", tz="UTC"))
+    found = matured.labelled(answers, labels, pd.Timestamp("2026-03-05", tz="UTC"))
     assert found["is_fraud"].tolist() == [1, 0, 0]
 
 
@@ -319,9 +401,7 @@ def test_of_two_labels_of_one_instant_the_fraud_counts_as_in_training() -> None:
     at = pd.to_datetime(["2026-03-01", "2026-03-01"], utc=True)
     for truth in ([0, 1], [1, 0]):
         labels = pd.DataFrame({"transaction_id": [1, 1], "available_at": at, "is_fraud": truth})
-        found = performance.labelled(
-            pd.DataFrame({"transaction_id": [1]}), labels, pd.Timestamp(DAY, tz="UTC")
-        )
+        found = matured.labelled(pd.DataFrame({"transaction_id": [1]}), labels, pd.Timestamp(DAY, tz="UTC"))
         assert found["is_fraud"].tolist() == [1]
 
 
