@@ -2,19 +2,16 @@
 
 In: the day's log and the volume of the same weekdays before, the champion's reference, chargebacks so far,
 quarantined rows, and this job's own figures of the last weeks. Out: the part "<day>.service" of
-`monitoring`: answers, errors, latency, features that are null online, confidence and alerts of the scores,
-early disputes, quarantined rows.
-A figure with a limit in the policy is held against that. The others are held against other days: a day alerts
-outside the prediction interval of these days at `performance.proxy_significance` that changed by
-`business_change_alert` as well. Fewer days than a week say nothing yet.
+`monitoring`: answers, errors, latency, features that are null or have no fresh row online, confidence and
+alerts of the scores, early disputes, quarantined rows.
+A figure with a limit in the policy is held against that, the others against other days (other_days.py).
 Errors: none for missing data: no answer at all is `unknown`, which alerts.
-Source: the interval of a further observation, e.g. Hahn and Meeker 1991, section 4.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import date, timedelta
+from datetime import date
 from typing import NamedTuple
 
 import numpy as np
@@ -25,25 +22,14 @@ from jobs.alerts import raise_alerts
 from jobs.conf.contract import contract_of
 from jobs.conf.policy import Policy, policy_of
 from jobs.conf.settings import Settings
-from jobs.core import DayParams, Receipt, Stopwatch, midnight
-from jobs.evaluation.labels import first_word_of_fraud
-from jobs.features.declarations import FEATURES, Nulls
+from jobs.core import DayParams, Receipt, Stopwatch
+from jobs.features.declarations import FEATURES, PRESENCE, Feature, Nulls
 from jobs.lake.store import Lake, lake_of
-from jobs.lake.tables import (
-    LABELS,
-    MERGED_LABELS,
-    MONITORING,
-    PREDICTIONS,
-    QUARANTINE,
-    TRANSACTIONS,
-    feed_part,
-)
 from jobs.monitoring.comparison import SCORE, reference_days
 from jobs.monitoring.drift import VARIANTS, live_rows
 from jobs.monitoring.features_logged import log_rows
 from jobs.monitoring.figures import (
     ALERT,
-    INVESTIGATE,
     OK,
     SERVICE,
     UNKNOWN,
@@ -55,60 +41,21 @@ from jobs.monitoring.figures import (
     write_figures,
 )
 from jobs.monitoring.interval import Interval
+from jobs.monitoring.other_days import against_days, alike_by_chance
 from jobs.monitoring.reference import load_reference
-from jobs.quality.feeds import TRANSACTIONS_FEED
+from jobs.monitoring.trends import trend_figures
 
 # and its own figures of the days before
 READS: tuple[str, ...] = ("predictions", "reference", "transactions", "labels", "quarantine")
 WRITES: tuple[str, ...] = ("monitoring",)
 
-ALWAYS_THERE = tuple(feature.name for feature in FEATURES if feature.nulls is Nulls.NEVER)
-FEWEST_DAYS = 7
+ALWAYS_THERE = tuple(feature for feature in FEATURES if feature.nulls is Nulls.NEVER)
+FLAG = "{}_missing"  # the flag of an answer that found no fresh row of that kind
 FEWEST_ANSWERS = 100  # a p99 of fewer is their largest
 
 
 class Params(DayParams):
     pass
-
-
-def usual_range(values: Sequence[float], significance: float) -> tuple[float, float]:
-    """Between what a further day lies, given days like it; needs two of them."""
-    known = np.asarray(values, dtype=np.float64)
-    width = float(
-        stats.t.isf(significance / 2, len(known) - 1) * known.std(ddof=1) * np.sqrt(1 + 1 / len(known))
-    )
-    return float(known.mean()) - width, float(known.mean()) + width
-
-
-def against_days(
-    metric: str,
-    value: float,
-    days: Sequence[float],
-    policy: Policy,
-    *,
-    only_above: bool = False,
-    chance: float = 0.0,
-) -> Figure:
-    """A share of a day beside the same share of other days; shares are compared by their square roots.
-
-    The root makes the spread of a count independent of its size, so that rare events have an interval.
-    `chance` is the p-value that its rows and theirs are alike, where the rows are known: days that all show
-    nothing have no spread, and a few rows show what they like.
-    """
-    if len(days) < FEWEST_DAYS:
-        detail = f"{len(days)} days to compare with, needed {FEWEST_DAYS}"
-        return Figure(metric=metric, subject="all", value=finite(value), status=OK, detail=detail)
-    if not np.isfinite(value):
-        return Figure(metric=metric, subject="all", status=UNKNOWN, detail="no value on this day")
-    low, high = usual_range(list(np.sqrt(days)), policy.performance.proxy_significance)
-    middle = float(np.mean(days))
-    change = (value - middle) / middle if middle else (0.0 if value == 0 else float("inf"))
-    outside = np.sqrt(value) > high or (np.sqrt(value) < low and not only_above)
-    far = abs(change) >= policy.performance.business_change_alert
-    rare = chance < policy.performance.proxy_significance
-    detail = f"{value:.4g}, other days {middle:.4g} and within {max(low, 0.0) ** 2:.4g} to {high**2:.4g}"
-    return Figure(metric=metric, subject="all", value=finite(value), threshold=finite(high**2),
-                  status=ALERT if outside and far and rare else OK, detail=detail)  # fmt: skip
 
 
 def answers_figure(
@@ -166,17 +113,48 @@ def latency_figure(latency: Sequence[float], policy: Policy) -> Figure:
 
 
 def null_figure(rows: pd.DataFrame, policy: Policy) -> Figure:
-    """The largest share of nulls of a feature that always has a value, where its entity had a row."""
-    nulls = rows[[name for name in ALWAYS_THERE if name in rows]].isna().sum()
-    if not len(rows) or nulls.empty:
+    """The largest share of nulls of a feature that always has a value, where a fresh row was found."""
+    present = {row: rows[FLAG.format(row)].ne(1.0) for row in PRESENCE if FLAG.format(row) in rows}
+    shares: dict[str, tuple[float, int, int]] = {}
+    for feature in ALWAYS_THERE:
+        if feature.name in rows:
+            there = present.get(_row_of(feature))
+            values = rows[feature.name] if there is None else rows.loc[there, feature.name]
+            nulls = int(values.isna().sum())
+            shares[feature.name] = nulls / max(len(values), 1), nulls, len(values)
+    if not len(rows) or not shares:
         return Figure(
             metric="null_share_online", subject="all", status=UNKNOWN, detail="no answer with features"
         )
-    name, count = str(nulls.idxmax()), int(nulls.max())
-    limit, share = policy.features.null_share_alert, count / len(rows)
+    name = max(shares, key=lambda each: shares[each])
+    share, count, of = shares[name]
+    limit = policy.features.null_share_alert
     return Figure(metric="null_share_online", subject="all", value=finite(share), threshold=limit,
-                  status=ALERT if beyond(count, len(rows), limit, policy) else OK,
+                  status=ALERT if beyond(count, of, limit, policy) else OK,
                   detail=f"{share:.1%} of {name}")  # fmt: skip
+
+
+def _row_of(feature: Feature) -> str:
+    """The kind of row that a feature is read from; "" where it is made of the request alone."""
+    return {"batch": feature.entity, "velocity": "velocity"}.get(feature.tier, "")
+
+
+def missing_figures(reference: pd.DataFrame, rows: pd.DataFrame, day: date, policy: Policy) -> list[Figure]:
+    """Of each kind of row the share of answers that found no fresh one, beside the reference's days.
+
+    A store that is not filled any more shows here once its rows are older than their ttl.
+    """
+    days = reference_days(reference, day, policy.drift.minimum_rows)
+    figures = []
+    for row in PRESENCE:
+        name = FLAG.format(row)
+        if name in reference and name in rows:
+            usual, today = days.rows[name].reset_index(drop=True), rows[name]
+            by_day = list(usual.groupby(days.codes).mean())
+            chance = alike_by_chance(today, usual)
+            figures.append(against_days("missing_online", float(today.mean()), by_day, policy,
+                                        chance=chance, subject=row, only_above=True))  # fmt: skip
+    return figures
 
 
 def score_signs(scores: pd.Series, policy: Policy) -> pd.DataFrame:
@@ -191,15 +169,6 @@ def score_signs(scores: pd.Series, policy: Policy) -> pd.DataFrame:
     )
 
 
-def alike_by_chance(first: pd.Series, second: pd.Series) -> float:
-    """p-value that two samples have one mean: Fisher's exact test of two shares, Welch's of other numbers."""
-    if first.isin((0.0, 1.0)).all() and second.isin((0.0, 1.0)).all():
-        table = [[int(each.sum()), int(len(each) - each.sum())] for each in (first, second)]
-        return float(stats.fisher_exact(table).pvalue)
-    found = float(stats.ttest_ind(first, second, equal_var=False).pvalue)
-    return found if np.isfinite(found) else float(first.mean() == second.mean())
-
-
 def score_figures(reference: pd.DataFrame, current: pd.DataFrame, day: date, policy: Policy) -> list[Figure]:
     """Confidence and alerts of the day's scores beside those of the reference's days of its kind."""
     today = score_signs(current[SCORE], policy)
@@ -211,63 +180,6 @@ def score_figures(reference: pd.DataFrame, current: pd.DataFrame, day: date, pol
                      chance=alike_by_chance(today[name], usual[name]))
         for name in map(str, today)
     ]  # fmt: skip
-
-
-def early_disputes(lake: Lake, day: date, delay_days: int) -> float:
-    """Share of what was approved `delay_days` before that is disputed by the day's end; NaN without word."""
-    events = day - timedelta(days=delay_days)
-    merged = set(lake.partitions(MERGED_LABELS))
-    if any(str(events + timedelta(days=each)) not in merged for each in range(1, delay_days + 1)):
-        return float("nan")
-    columns = ["transaction_id", "decision", "variant", "served_at"]
-    rows = lake.read(PREDICTIONS, first=events, last=events, columns=columns).to_pandas()
-    rows = rows[rows["variant"].isin(VARIANTS)].sort_values("served_at")
-    rows = rows.drop_duplicates("transaction_id", keep="last")
-    approved = rows.loc[rows["decision"].eq("approve"), "transaction_id"]
-    labels = lake.read(LABELS, first=events, last=day).to_pandas()
-    if approved.empty:
-        return float("nan")
-    disputed = first_word_of_fraud(labels, pd.Timestamp(midnight(day + timedelta(days=1)))).index
-    return float(approved.isin(disputed).mean())
-
-
-def quarantined_share(lake: Lake, day: date) -> float:
-    """Rows of the day's transactions that broke a rule, over all its rows."""
-    part = feed_part(TRANSACTIONS_FEED, day)
-    quarantined = lake.read(QUARANTINE, first=part, last=part, columns=["row_number"]).num_rows
-    published = lake.read(TRANSACTIONS, first=day, last=day, columns=["day"]).num_rows
-    rows = quarantined + published
-    return quarantined / rows if rows else float("nan")
-
-
-def own_history(lake: Lake, metric: str, day: date, days: int) -> list[float]:
-    """This job's figure on the days before, leaving out days that alerted."""
-    first = f"{day - timedelta(days=days)}."
-    rows = lake.read(MONITORING, first=first, last=f"{day}.", columns=["metric", "day", "status", "value"])
-    return [
-        row["value"]
-        for row in rows.to_pylist()
-        if row["metric"] == metric and row["day"] < day and row["status"] == OK and row["value"] is not None
-    ]
-
-
-def trend_figures(lake: Lake, day: date, delay_days: int, policy: Policy) -> list[Figure]:
-    """What has no reference but its own past: early disputes and quarantined rows."""
-    window = policy.performance.window_days
-    figures = []
-    for metric, value in (
-        ("early_disputes", early_disputes(lake, day, delay_days)),
-        ("quarantined_share", quarantined_share(lake, day)),
-    ):
-        if np.isfinite(value):
-            history = own_history(lake, metric, day, window)
-            figures.append(against_days(metric, value, history, policy, only_above=True))
-        else:
-            # measure_performance and check_freshness tell of a feed that is silent
-            figures.append(
-                Figure(metric=metric, subject="all", status=INVESTIGATE, detail="nothing to count")
-            )
-    return figures
 
 
 def answers_of(lake: Lake, when: Interval) -> int:
@@ -309,6 +221,8 @@ def log_figures(
                     latency_figure(list(log.rows["latency_ms"]), policy)]  # fmt: skip
         if not is_hour or count >= policy.drift.minimum_rows:
             figures.append(null_figure(rows, policy))
+        if reference is not None and len(rows) >= policy.drift.minimum_rows:
+            figures += missing_figures(when.alike(reference), rows, when.day, policy)
         if reference is not None and rows[SCORE].notna().sum() >= policy.drift.minimum_rows:
             figures += score_figures(when.alike(reference), rows, when.day, policy)
     return figures

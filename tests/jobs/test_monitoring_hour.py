@@ -155,8 +155,8 @@ def test_a_quiet_hour_is_measured_twice_with_the_same_rows_and_nobody_is_told(
         serve(place, version, rows_of(DAY - timedelta(weeks=weeks)))
     figures = look(place, AT_TWO)
     assert {name: each.status for name, each in figures.items()} == dict.fromkeys(
-        ("answers", "error_share", "latency_p99_ms", "null_share_online", "unsure_share", "mean_score",
-         "alert_share", "prediction_psi", "prediction_chi_square_p"), "ok",
+        ("answers", "error_share", "latency_p99_ms", "null_share_online", "missing_online", "unsure_share",
+         "mean_score", "alert_share", "prediction_psi", "prediction_chi_square_p"), "ok",
     )  # fmt: skip
     assert figures["answers"].value == 180
     digest = content_digest(lake_of(place).read(HOURLY_MONITORING))
