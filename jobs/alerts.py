@@ -17,7 +17,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
+from pydantic import AwareDatetime, Field
 
 from jobs import clock
 from jobs.channels import CHANNELS, ChannelFailed
@@ -41,6 +41,7 @@ class Alert(StrictModel):
     action: str = Field(description="what its owner should do")
     status: str = "alert"
     facts: dict[str, Any] = Field(default_factory=dict, description="the figures behind it")
+    raised_at: AwareDatetime | None = None  # set by the one who records it; older lines have none
     silenced_until: date | None = None  # told to nobody: the policy silences it
 
 
@@ -59,10 +60,11 @@ def raise_alerts(settings: Settings, alerts: Iterable[Alert], today: date | None
 
     `today` decides whether a silence has ended; without it the clock does.
     """
-    policy, today = policy_of(settings), today or clock.now().date()
+    policy, now = policy_of(settings), clock.now()
     fresh: dict[str, Alert] = {}
     for alert in alerts:
-        fresh.setdefault(alert.key, silenced(alert, policy, today))
+        told = silenced(alert, policy, today or now.date())
+        fresh.setdefault(alert.key, told.model_copy(update={"raised_at": now}))
     if fresh:
         fresh = _record(settings, policy, fresh)
     deliver(settings, policy)

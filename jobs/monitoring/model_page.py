@@ -236,7 +236,10 @@ def _alerts(state: ModelState) -> str:
     """Open are those of the newest monitored day: the next one raises again what is still so."""
     if not state.open_alerts and not state.other_alerts:
         return _section("Open alerts", '<p class="soft">None.</p>')
-    parts = [_alert_rows(state.open_alerts) or '<p class="soft">None of the newest monitored day.</p>']
+    parts = [
+        _alert_rows(state.open_alerts)
+        or '<p class="soft">None of the newest monitored day, none after it.</p>'
+    ]
     if state.other_alerts:
         parts.append(f"<h2 class='later'>Before that</h2>{_alert_rows(state.other_alerts)}")
     return _section(f"Open alerts: {len(state.open_alerts)}", *parts)

@@ -9,6 +9,7 @@ Airflow's api-server reads it, so nothing here imports MLflow, Spark or what tra
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from datetime import date, datetime, timedelta
 from pathlib import Path
@@ -20,7 +21,7 @@ from pydantic import ValidationError
 from jobs.alerts import FILE, Alert
 from jobs.conf.policy import Policy, policy_of
 from jobs.conf.settings import Settings
-from jobs.core import SluiceError, StrictModel
+from jobs.core import SluiceError, StrictModel, midnight
 from jobs.lake.store import Lake, lake_of
 from jobs.lake.tables import MONITORING, REACTIONS
 from jobs.monitoring.figures import LOUD, SEVERITY, UNKNOWN
@@ -32,6 +33,7 @@ QUALITY = ("pr_auc", "recall_at_fpr")
 WHOLE = (*QUALITY, "alerts_a_day", "fraud_amount_stopped")
 NEWEST_ALERTS = 6
 ALERT_BYTES = 262_144  # of the record's end that are read
+DAY_OF_KEY = re.compile(r"\d{4}-\d{2}-\d{2}(?=[/T])")  # a key of a day, or of an hour of it
 RUNNING, TO_COME, LEFT_OUT = "running", "to come", "left out"
 SHOWN_TAGS = (
     state.TAG_DAY, state.TAG_REASON, state.TAG_GATE, state.TAG_GATE_REASON, state.TAG_AUTHOR,
@@ -94,7 +96,7 @@ class ModelState(StrictModel):
     decision: str = UNKNOWN
     decision_reason: str = ""
     series: tuple[Series, ...] = ()
-    open_alerts: tuple[Alert, ...] = ()  # of the newest monitored day
+    open_alerts: tuple[Alert, ...] = ()  # of the newest monitored day, and raised after it
     other_alerts: tuple[Alert, ...] = ()  # the newest of the record besides
     problems: tuple[str, ...] = ()
 
@@ -291,10 +293,23 @@ def read_alerts(path: Path) -> list[Alert]:
 
 
 def split_alerts(alerts: list[Alert], monitored: date | None) -> tuple[tuple[Alert, ...], tuple[Alert, ...]]:
-    """Those of the newest monitored day, the gravest first, and the newest of all others."""
-    today = [each for each in alerts if monitored and each.key.startswith(f"{monitored}/")]
-    others = [each for each in reversed(alerts) if each not in today]
-    return tuple(sorted(today, key=_gravity)), tuple(others[:NEWEST_ALERTS])
+    """Those of the newest monitored day and what was raised after it, the gravest first; the newest before.
+
+    What is said of an earlier day or its hours is not open, whenever it was raised: the newest day says
+    whether it is still so.
+    """
+    still = [each for each in alerts if _is_open(each, monitored)]
+    others = [each for each in reversed(alerts) if each not in still]
+    return tuple(sorted(still, key=_gravity)), tuple(others[:NEWEST_ALERTS])
+
+
+def _is_open(alert: Alert, monitored: date | None) -> bool:
+    if monitored is None or alert.key.startswith(f"{monitored}/"):
+        return True
+    of_day = DAY_OF_KEY.match(alert.key)
+    if of_day and of_day[0] <= str(monitored):
+        return False
+    return alert.raised_at is not None and alert.raised_at >= midnight(monitored + timedelta(days=1))
 
 
 def _gravity(alert: Alert) -> tuple[int, str]:

@@ -14,6 +14,7 @@ import httpx
 import pyarrow as pa
 import pytest
 
+from jobs import clock
 from jobs.alerts import Alert, raise_alerts
 from jobs.conf.policy import load_policy
 from jobs.conf.settings import Settings
@@ -242,7 +243,9 @@ def test_a_picture_of_few_or_equal_values_is_one_all_the_same(values: tuple[floa
     assert picture.count("<circle") == len(values)
 
 
-def test_open_alerts_are_those_of_the_newest_monitored_day_the_gravest_first(home: Settings) -> None:
+def test_open_alerts_are_those_of_the_newest_monitored_day_and_of_after_it_the_gravest_first(
+    home: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
     alerts = [
         Alert(key=f"{day}/psi {name}", cause=f"{name} of {day}", owner="data", action="review: look",
               status=status)
@@ -251,12 +254,21 @@ def test_open_alerts_are_those_of_the_newest_monitored_day_the_gravest_first(hom
         )
     ]  # fmt: skip
     failed = Alert(key="task-failed/fraud_train/tune/r1", cause="tune failed", owner="data", action="read")
-    raise_alerts(home, [*alerts, failed], DAY)
+    hours = [Alert(key=f"{day}T13/answers all", cause=f"an hour of {day}", owner="data", action="ask")
+             for day in (DAY, DAY + timedelta(days=1))]  # fmt: skip
+    earlier = failed.model_copy(update={"key": "task-failed/fraud_train/tune/r0", "cause": "failed before"})
+    for moment, raised in ((NOON, [earlier]), (NOON + timedelta(days=1), [*alerts, failed, *hours])):
+        monkeypatch.setattr(clock, "now", lambda moment=moment: moment)
+        raise_alerts(home, raised, DAY)
     with (home.home / "alerts.jsonl").open("a") as file:
         file.write('{"key": "cut off')
     today, others = split_alerts(read_alerts(home.home / "alerts.jsonl"), DAY)
-    assert [each.cause for each in today] == [f"grave of {DAY}", f"mild of {DAY}"]
-    assert [each.cause for each in others] == ["tune failed", f"old of {DAY - timedelta(days=1)}"]
+    assert [each.cause for each in today] == [
+        f"grave of {DAY}", f"mild of {DAY}", f"an hour of {DAY + timedelta(days=1)}", "tune failed",
+    ]  # fmt: skip
+    assert [each.cause for each in others] == [
+        f"an hour of {DAY}", f"old of {DAY - timedelta(days=1)}", "failed before",
+    ]  # fmt: skip
 
 
 def test_every_text_from_outside_is_escaped() -> None:
