@@ -60,7 +60,7 @@ def calibrate(
     days, drift = replayed.by_day(history), policy.drift
     generator = np.random.default_rng(seed)
     found = replayed.false_alarms(
-        list(replayed.quiet_days(days, since, drift, slices, rounds, rows_kept, generator))
+        list(replayed.quiet_days(days, since, policy, slices, rounds, rows_kept, generator))
     )  # fmt: skip
     rules = {each.rule: each for each in found}
     shifts = replayed.smallest_caught(days, since, drift, replayed.moved, replayed.SHIFTS, sample_days)
@@ -77,6 +77,12 @@ def calibrate(
     rules[replayed.SLICE] = replayed.with_shift(rules[replayed.SLICE], inside, f"{deviations} of all columns")
     also = rules[replayed.FEATURE].model_copy(update={"rule": f"{replayed.FEATURE}: values gone missing"})
     return [*rules.values(), replayed.with_shift(also, emptied, "share of rows")]
+
+
+def compared_slices(history: pd.DataFrame, slices: tuple[str, ...], minimum: int) -> list[str]:
+    """The slices that are large enough on half of the days; the others are hardly ever compared."""
+    days = replayed.by_day(history).values()
+    return [name for name in slices if np.median([int(SLICES[name](rows).sum()) for rows in days]) >= minimum]
 
 
 def within_budget(rules: list[RuleFigures], policy: Policy) -> bool:
@@ -120,8 +126,11 @@ def run(params: Params, settings: Settings) -> Receipt:
     )  # fmt: skip
     kept = within_budget(rules, policy)
     path = settings.reports / "drift" / "calibration.json"
+    large = compared_slices(history, contract.slices, policy.drift.slice_rows_min)
     document = {
-        "days": days, "rows": len(history), "rounds": params.rounds, "within_budget": kept,
+        "days": days, "rows": len(history), "rows_a_day": len(history) // days, "rounds": params.rounds,
+        "slices_compared": large, "slices_too_small": [each for each in contract.slices if each not in large],
+        "not_counted": replayed.NOT_COUNTED, "within_budget": kept,
         "budget": f"{policy.alerts.false_alarms:g} in {policy.alerts.budget_days} days",
         "rules": [each.model_dump() for each in rules],
     }  # fmt: skip

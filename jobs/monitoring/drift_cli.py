@@ -37,10 +37,15 @@ def main(arguments: Sequence[str]) -> int:
 def table(document: dict[str, Any]) -> Table:
     """The figures of a calibration for a person."""
     kept = "kept" if document["within_budget"] else "BROKEN"
+    large, small, left = (
+        ", ".join(document[name]) or "none" for name in ("slices_compared", "slices_too_small", "not_counted")
+    )
     found = Table(
         "rule", "false alarms a month", "at most (95 %)", "smallest shift", "of the worst", "worst", "unit",
         title=f"{document['days']} days without drift, {document['rounds']} rounds; "
         f"budget {document['budget']}: {kept}",
+        caption=f"{document['rows_a_day']} rows a day; slices compared: {large}; too small: {small}\n"
+        f"not counted: {left}",
     )  # fmt: skip
     for rule in document["rules"]:
         found.add_row(

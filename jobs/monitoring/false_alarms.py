@@ -1,9 +1,10 @@
 """Drift-free days played again: how often each rule alarms on them, and the smallest shift that it sees.
 
-In: history, whole days of rows without drift (model features, score, event_time UTC, amount_minor). Out: for
-each rule its false alarms a month with a bound, and the smallest shift that it catches.
+In: history, whole days of rows without drift (model features, score, event_time UTC, amount_minor; is_fraud
+where it is known). Out: for each rule its false alarms a month with a bound, and the smallest shift that it
+catches. NOT_COUNTED names the rules that such days say nothing of.
 Each day is held against other days of the history, drawn with replacement: a bootstrap over days, because
-days differ more than rows do. The functions that judge are those of comparison.py, not a copy of them.
+days differ more than rows do. The functions that judge are those that run daily, not a copy of them.
 Source: Clopper and Pearson 1934 for the bound; its sample size is the number of different days.
 """
 
@@ -17,18 +18,39 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from jobs.conf.policy import Drift
+from jobs.conf.policy import Drift, Policy
 from jobs.core import StrictModel
+from jobs.features.declarations import PRESENCE
 from jobs.monitoring import statistics
 from jobs.monitoring.comparison import SCORE, measure_columns
 from jobs.monitoring.figures import ALERT, PAGE, RETRAIN, UNKNOWN, Figure
+from jobs.monitoring.other_days import Share, share_beside
+from jobs.monitoring.service import (
+    FLAG,
+    answers_figure,
+    missing_figures,
+    null_figure,
+    score_figures,
+)
 
 MONTH = 30  # days
 FEATURE, SECOND_DAY, PREDICTION, SLICE, NOT_MEASURED, ANY = (
     "feature drift alerts", "feature drift retrains (second day)", "prediction drift alerts",
     "a slice alerts", "a figure is unknown", "any of them",
 )  # fmt: skip
-RULES = (FEATURE, SECOND_DAY, PREDICTION, SLICE, NOT_MEASURED, ANY)
+CONFIDENCE, ALERTS, VOLUME, ONLINE, DISPUTES = (
+    "confidence alerts", "alerts of the day alert", "volume alerts", "features online alert",
+    "early disputes alert",
+)  # fmt: skip
+RULES = (FEATURE, SECOND_DAY, PREDICTION, SLICE, CONFIDENCE, ALERTS, VOLUME, ONLINE, DISPUTES, NOT_MEASURED,
+         ANY)  # fmt: skip
+RULE_OF = {
+    "psi": FEATURE, "prediction_psi": PREDICTION, "slice_psi": SLICE, "unsure_share": CONFIDENCE,
+    "mean_score": CONFIDENCE, "alert_share": ALERTS, "answers": VOLUME, "missing_online": ONLINE,
+    "null_share_online": ONLINE, "early_disputes": DISPUTES,
+}  # fmt: skip
+NOT_COUNTED = ("performance, business and label figures", "errors", "latency", "quarantined rows",
+               "served features that differ")  # fmt: skip
 SHIFTS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 1.5, 2.0)  # standard deviations of the column
 MISSING = (0.01, 0.02, 0.03, 0.05, 0.1, 0.2, 0.4)
 CAUGHT = 0.9  # of the days on which a shift was put in
@@ -90,19 +112,41 @@ def thinned(rows: pd.DataFrame, kept: int) -> pd.DataFrame:
 def rules_broken(figures: Iterable[Figure]) -> frozenset[str]:
     """Which rules alarm by the figures of a day; a retraining needs a second one."""
     found = set()
-    rule_of = {"psi": FEATURE, "prediction_psi": PREDICTION, "slice_psi": SLICE}
     for figure in figures:
         if figure.status == UNKNOWN:
             found.add(NOT_MEASURED)
-        elif figure.metric in rule_of and figure.status in (ALERT, RETRAIN, PAGE):
-            found.add(rule_of[figure.metric])
+        elif figure.metric in RULE_OF and figure.status in (ALERT, RETRAIN, PAGE):
+            found.add(RULE_OF[figure.metric])
     return frozenset(found)
+
+
+def service_figures(
+    days: Mapping[date, pd.DataFrame], day: date, reference: pd.DataFrame, policy: Policy
+) -> list[Figure]:
+    """What measure_service would say of a day, as far as its rows tell."""
+    rows = days[day]
+    others = {each: found for each, found in days.items() if each != day}
+    weeks = [len(found) for each, found in others.items() if each.weekday() == day.weekday()]
+    figures = [answers_figure(len(rows), weeks[-policy.quality.volume_weeks :], policy)]
+    if all(FLAG.format(row) in rows for row in PRESENCE):
+        figures += [null_figure(rows, policy), *missing_figures(reference, rows, day, policy)]
+    figures += score_figures(reference, rows, day, policy)
+    if "is_fraud" in rows:
+        before = [disputed(found, policy) for found in others.values()]
+        figures.append(share_beside("early_disputes", disputed(rows, policy), before, policy))
+    return figures
+
+
+def disputed(rows: pd.DataFrame, policy: Policy) -> Share:
+    """What was approved of labelled rows, and turned out to be fraud."""
+    approved = rows[rows[SCORE] <= policy.decisions.review_above]
+    return Share(int(approved["is_fraud"].sum()), len(approved))
 
 
 def quiet_days(
     days: Mapping[date, pd.DataFrame],
     since: Mapping[str, date],
-    policy: Drift,
+    policy: Policy,
     slices: Sequence[str],
     rounds: int,
     rows_kept: int,
@@ -113,7 +157,8 @@ def quiet_days(
         found = []
         for day, rows in days.items():
             reference = drawn_reference(days, day, rows_kept, generator)
-            figures = measure_columns(reference, rows, day, since, policy, slices)
+            figures = measure_columns(reference, rows, day, since, policy.drift, slices)
+            figures += service_figures(days, day, reference, policy)
             retraining = {each.subject for each in figures if each.metric == "psi" and each.status == RETRAIN}
             found.append(Quiet(day, rules_broken(figures), frozenset(retraining)))
         yield found
@@ -213,7 +258,9 @@ def smallest_in_slices(
                 columns = [each for each in since if each in rows]
                 rows = rows.copy()
                 rows.loc[inside, columns] = moved(rows, columns, size).loc[inside, columns]
-                caught += bool(rules_broken(measure_columns(reference, rows, day, since, policy, (name,))))
+                found_here = measure_columns(reference, rows, day, since, policy, (name,))
+                # another rule may see it too, which says nothing of this one
+                caught += SLICE in rules_broken(found_here)
             if caught >= CAUGHT * len(chosen):
                 found[name] = size
                 break
