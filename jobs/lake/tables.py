@@ -115,7 +115,7 @@ SCORES = Table(
 
 MONITORING = Table(
     "monitoring",
-    "one row per figure of a monitored day; drift and performance replace a part of the day each",
+    "one row per figure of a monitored day; each job that measures replaces its part of the day",
     _schema(part=pa.string(), day=pa.date32(), metric=pa.string(), subject=pa.string(), value=pa.float64(),
             threshold=pa.float64(), status=pa.string(), detail=pa.string()),
     key=("day", "metric", "subject"),

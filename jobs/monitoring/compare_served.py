@@ -1,13 +1,14 @@
 """Job compare_served: what the scoring service computed on a day, against what offline says of the same.
 
-In: the day's prediction log, published transactions and features. Out: work/served/DAY/comparison.json with
-every feature's share of rows that differ, and some of those rows. Raises GateClosed where the share of rows
-with any difference is above the policy's `features.skew_share_fail`.
+In: the day's prediction log, published transactions and features. Out: the part "<day>.skew" of
+`monitoring`, the share of rows with any difference, which alerts above the policy's
+`features.skew_share_fail`; work/served/DAY/comparison.json with every feature's share, and some of the rows.
 A request counts once, and a transaction that was sent several times by its first one. Answers without
 features, by features of another declaration, or for transactions that were never published are not compared;
 the last two are counted. Until the day's batch rows are online, some hours after midnight, the rows of the
-day before serve: an answer that rests on these is compared with them, and counted. A day on which nothing can
-be compared is inconclusive: nothing is raised, since nobody may have asked.
+day before serve: an answer that rests on these is compared with them, and counted. Of a day with more
+transactions an even sample of SAMPLE is compared, so that neither Spark nor memory grows with the volume.
+Errors: none for missing data: a day without answers, or whose features are not built, is `unknown`.
 """
 
 from __future__ import annotations
@@ -20,12 +21,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from jobs.alerts import raise_alerts
 from jobs.conf.policy import policy_of
 from jobs.conf.settings import Settings
 from jobs.core import (
     Check,
     DayParams,
-    GateClosed,
     Outcome,
     Receipt,
     Stopwatch,
@@ -35,14 +36,17 @@ from jobs.core import (
 )
 from jobs.features.declarations import ENTITIES, FEATURES, MODEL_FEATURES, STORED_FEATURES
 from jobs.features.history import historical_features
+from jobs.features.tables import BUILT_TABLES, TRANSACTION_VELOCITY
 from jobs.files import write_whole
-from jobs.lake.store import lake_of
+from jobs.lake.store import Lake, lake_of
 from jobs.lake.tables import TRANSACTIONS
 from jobs.monitoring.features_logged import LOGGED, logged_rows, of_this_version, with_features
+from jobs.monitoring.figures import ALERT, OK, SKEW, UNKNOWN, Figure, alerts_of, finite, write_figures
 
 READS = ("predictions", "transactions", "customer_features", "terminal_features", "transaction_velocity")
-WRITES = ("served_comparison",)
+WRITES = ("monitoring", "served_comparison")
 
+SAMPLE = 100_000  # transactions: a share of 5 % is known to 0.1 % by then
 RELATIVE = 1e-6  # a larger difference is one
 NOISE = 1e-9  # an absolute difference below this is none, so that 0 equals 1e-12
 SHADOW = "shadow"
@@ -143,10 +147,13 @@ def by_the_rows_before(
     return replaced, len(found)
 
 
-def judge(rows: int, mismatches: int, differences: list[FeatureDifference], allowed: float) -> Verdict:
-    """Fails above the allowed share of rows that differ in any feature."""
+def judge(
+    rows: int, mismatches: int, differences: list[FeatureDifference], allowed: float, why: str = ""
+) -> Verdict:
+    """Fails above the allowed share of rows that differ in any feature; `why` there are none to compare."""
     if not rows:
-        return Verdict(outcome=Outcome.INCONCLUSIVE, reason="no served row can be compared")
+        reason = why or "no answer of the day can be compared"
+        return Verdict(outcome=Outcome.INCONCLUSIVE, reason=reason)
     share = mismatches / rows
     worst = sorted(differences, key=lambda each: each.share, reverse=True)[:3]
     named = ", ".join(f"{each.feature} {each.share:.1%}" for each in worst if each.mismatches)
@@ -164,8 +171,29 @@ def judge(rows: int, mismatches: int, differences: list[FeatureDifference], allo
     )
 
 
+def not_built(lake: Lake, day: date) -> str:
+    """What of the offline features is missing for the day; "" where nothing is."""
+    missing = [table.name for table in BUILT_TABLES if lake.version(table) < 0]
+    if missing:
+        return f"the table {missing[0]} is not built yet"
+    if str(day) not in lake.partitions(TRANSACTION_VELOCITY):
+        return f"the features of {day} are not built yet: run fraud_features, then this again"
+    return ""
+
+
+def skew_figure(verdict: Verdict, allowed: float) -> Figure:
+    """The day's figure: what cannot be compared is unknown."""
+    status = {Outcome.PASS: OK, Outcome.FAIL: ALERT}.get(verdict.outcome, UNKNOWN)
+    check = next(iter(verdict.checks), None)
+    value = None if check is None or check.value is None else finite(check.value)
+    detail = check.detail if check else verdict.reason
+    return Figure(
+        metric="skew_share", subject="all", value=value, threshold=allowed, status=status, detail=detail
+    )
+
+
 def run(params: Params, settings: Settings) -> Receipt:
-    """Compare the day, keep the evidence, close the gate where too many rows differ."""
+    """Compare the day, keep the evidence, and tell where too many rows differ."""
     watch = Stopwatch()
     lake, day = lake_of(settings), params.day
     logged = ["request_id", "transaction_id", "variant", "served_at"]
@@ -173,20 +201,18 @@ def run(params: Params, settings: Settings) -> Receipt:
     usable = answers[of_this_version(answers)]
     published = lake.read(TRANSACTIONS, first=day, last=day, columns=EVENT).to_pandas()
     events = published.merge(usable, on="transaction_id", validate="one_to_one").sort_values("transaction_id")
+    counts = {"other_declaration": len(answers) - len(usable), "unpublished": len(usable) - len(events)}
+    why = not_built(lake, day) if len(events) else ""
+    events = events.iloc[:0] if why else evenly(events)
     names = list(MODEL_FEATURES)
     served = with_features(events[LOGGED])
     offline = historical_features(events[EVENT], settings)[names] if len(events) else served
     offline, before_publication = by_the_rows_before(events, served, offline, params.day, settings)
     differences = compare(served, offline)
     mismatches = int(mismatched(served, offline).any(axis=1).sum())
-    verdict = judge(len(events), mismatches, differences, policy_of(settings).features.skew_share_fail)
-    counts = {
-        "rows": len(events),
-        "mismatched_rows": mismatches,
-        "by_the_rows_before": before_publication,
-        "other_declaration": len(answers) - len(usable),
-        "unpublished": len(usable) - len(events),
-    }
+    allowed = policy_of(settings).features.skew_share_fail
+    verdict = judge(len(events), mismatches, differences, allowed, why)
+    counts |= {"rows": len(events), "mismatched_rows": mismatches, "by_the_rows_before": before_publication}
     path = settings.work / "served" / str(day) / "comparison.json"
     evidence = {
         "day": str(day),
@@ -197,16 +223,25 @@ def run(params: Params, settings: Settings) -> Receipt:
         "examples": examples(events, served, offline),
     }
     keep(path, evidence)
-    if verdict.outcome is Outcome.FAIL:
-        raise GateClosed(verdict, f"served features of {day}; evidence: {path}")
+    figures = [skew_figure(verdict, allowed)]
+    version = write_figures(lake, day, SKEW, figures)
+    alerts = raise_alerts(settings, alerts_of(settings, day, figures))
     return Receipt(
         job="compare_served",
         table=WRITES[0],
-        partition=str(day),
+        partition=f"{day}.{SKEW}",
+        version=version,
         rows=len(events),
         seconds=watch.seconds,
-        facts={"outcome": verdict.outcome.value, "evidence": str(path), **counts},
+        facts={"outcome": verdict.outcome.value, "evidence": str(path), "new_alerts": alerts, **counts},
     )
+
+
+def evenly(events: pd.DataFrame) -> pd.DataFrame:
+    """At most SAMPLE of the rows, from the whole of them."""
+    if len(events) <= SAMPLE:
+        return events
+    return events.iloc[np.linspace(0, len(events) - 1, SAMPLE).astype(int)]
 
 
 def keep(path: Path, evidence: Mapping[str, object]) -> None:

@@ -54,6 +54,7 @@ TASKS = {
         "measure_drift",
         "measure_performance",
         "measure_service",
+        "compare_served",
         "decide_reaction",
         "request_retraining",
     ],

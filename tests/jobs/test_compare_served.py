@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 import math
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 
 import pandas as pd
 import pyarrow as pa
 import pytest
 
 from jobs.conf.settings import Settings
-from jobs.core import GateClosed, Outcome
+from jobs.core import Outcome
 from jobs.features.declarations import FEATURE_VERSION, MODEL_FEATURES
+from jobs.features.tables import BUILT_TABLES
 from jobs.lake.store import lake_of
 from jobs.lake.tables import PREDICTIONS
 from jobs.monitoring import compare_served
@@ -25,6 +26,7 @@ from jobs.monitoring.compare_served import (
     judge,
     mismatched,
 )
+from jobs.monitoring.figures import SKEW, read_figures
 from tests.features_data import DAY, put, transaction_rows
 
 NAN = math.nan
@@ -125,6 +127,14 @@ def serve(home: Settings, *served: tuple[int, list[float] | None], version: str 
     lake_of(home).append(PREDICTIONS, pa.Table.from_pylist(records, schema=PREDICTIONS.schema))
 
 
+def velocity(home: Settings, *days: str) -> None:
+    """Feature tables that have rows of some days, as far as one sees from outside."""
+    for day in days:
+        for table in BUILT_TABLES:
+            rows = pa.Table.from_pylist([{"day": date.fromisoformat(day)}], table.schema)
+            lake_of(home).append(table, rows)
+
+
 def offline_says(monkeypatch: pytest.MonkeyPatch, values: dict[int, list[float]]) -> None:
     """Offline features by transaction, in place of Spark."""
 
@@ -135,6 +145,7 @@ def offline_says(monkeypatch: pytest.MonkeyPatch, values: dict[int, list[float]]
         return pd.concat([events, found], axis=1)
 
     monkeypatch.setattr(compare_served, "historical_features", features)
+    monkeypatch.setattr(compare_served, "not_built", lambda lake, day: "")
 
 
 def test_a_day_is_compared_and_what_cannot_be_is_counted(
@@ -153,14 +164,18 @@ def test_a_day_is_compared_and_what_cannot_be_is_counted(
     assert receipt.facts["outcome"] == "pass"
 
 
-def test_a_served_feature_that_differs_closes_the_gate_with_its_evidence(
+def test_a_served_feature_that_differs_alerts_with_its_evidence(
     home: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put(home, transaction_rows((1, "2026-02-28 10:00:00", 1, 10, 100)))
     offline_says(monkeypatch, {1: VALUES})
     serve(home, (1, [NAN, *VALUES[1:]]))
-    with pytest.raises(GateClosed, match="1 of 1 served rows differ from offline"):
-        compare_served.run(Params(day=DAY), home)
+    receipt = compare_served.run(Params(day=DAY), home)
+    (figure,) = read_figures(lake_of(home), DAY, SKEW)
+    assert (figure.metric, figure.value, figure.status) == ("skew_share", 1.0, "alert")
+    assert "1 of 1 served rows differ from offline" in figure.detail
+    (alert,) = [json.loads(line) for line in (home.home / "alerts.jsonl").read_text().splitlines()]
+    assert (alert["facts"]["cause"], receipt.facts["new_alerts"]) == ("served features differ", 1)
     evidence = json.loads((home.work / "served" / str(DAY) / "comparison.json").read_text())
     assert evidence["outcome"] == "fail"
     assert evidence["features"][0] == {
@@ -175,7 +190,31 @@ def test_a_served_feature_that_differs_closes_the_gate_with_its_evidence(
     ]
 
 
-def test_a_day_on_which_nobody_asked_is_inconclusive(home: Settings) -> None:
+def test_a_day_on_which_nobody_asked_is_unknown(home: Settings) -> None:
     put(home, transaction_rows((1, "2026-02-28 10:00:00", 1, 10, 100)))
     receipt = compare_served.run(Params(day=DAY), home)
     assert (receipt.facts["outcome"], receipt.rows) == ("inconclusive", 0)
+    (figure,) = read_figures(lake_of(home), DAY, SKEW)
+    assert (figure.status, figure.detail) == ("unknown", "no answer of the day can be compared")
+
+
+@pytest.mark.parametrize(
+    ("built", "why"),
+    [((), "the table customer_features is not built yet"),
+     (("2026-02-27",), "the features of 2026-02-28 are not built yet: run fraud_features, then this again")],
+)  # fmt: skip
+def test_a_day_whose_features_are_not_built_is_unknown_and_no_crash(
+    home: Settings, built: tuple[str, ...], why: str
+) -> None:
+    put(home, transaction_rows((1, "2026-02-28 10:00:00", 1, 10, 100)))
+    serve(home, (1, VALUES))
+    velocity(home, *built)
+    receipt = compare_served.run(Params(day=DAY), home)
+    (figure,) = read_figures(lake_of(home), DAY, SKEW)
+    assert (figure.status, figure.detail, receipt.rows) == ("unknown", why, 0)
+
+
+def test_of_a_large_day_an_even_sample_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compare_served, "SAMPLE", 3)
+    found = compare_served.evenly(pd.DataFrame({"transaction_id": range(11)}))
+    assert found["transaction_id"].tolist() == [0, 5, 10]

@@ -15,13 +15,14 @@ import pyarrow as pa
 import pytest
 
 from jobs.conf.settings import Settings, load_settings
-from jobs.core import GateClosed, days_between, midnight
+from jobs.core import days_between, midnight
 from jobs.features import build, check, materialize
 from jobs.features.declarations import FEATURES, MODEL_FEATURES
 from jobs.features.velocity_store import open_velocity_store
 from jobs.lake.store import lake_of
 from jobs.lake.tables import LABELS, TRANSACTIONS
 from jobs.monitoring import compare_served
+from jobs.monitoring.figures import SKEW, read_figures
 from tests.jobs.test_serving_process import free_port, running, stop
 from tests.redis_server import RedisServer
 from tests.served_bundles import registry_in
@@ -198,8 +199,10 @@ def test_a_service_that_missed_a_part_of_the_day_is_told_apart(
     rows = transactions_of(SERVED, SEED)
     serve(installation, bodies_of(rows)[60:])
     publish(published_home, installation)
-    with pytest.raises(GateClosed, match="of 60 served rows differ from offline"):
-        compare_served.run(compare_served.Params(day=SERVED), installation)
+    compare_served.run(compare_served.Params(day=SERVED), installation)
+    (figure,) = read_figures(lake_of(installation), SERVED, SKEW)
+    assert figure.status == "alert"
+    assert "of 60 served rows differ from offline" in figure.detail
 
 
 def test_what_the_service_missed_it_knows_once_the_day_is_materialized(
