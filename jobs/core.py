@@ -93,6 +93,10 @@ class NothingToDo(SluiceError):
     """There is nothing to do, for the reason given: no failure, and nothing that follows needs to run."""
 
 
+class NotEnoughData(SluiceError):
+    """There is too little to learn from, or a part of it is missing: only more data change that."""
+
+
 class GateClosed(SluiceError):
     """A gate did not pass. Trying again on the same input gives the same answer, so nobody retries it."""
 

@@ -5,7 +5,7 @@ leaves: prediction log, figures, decisions, versions, promotions; and days/DAY.j
 Tables show what was there when the day began. Monitoring looks at the day before at MONITOR_HOUR. A training
 starts at midnight while there is no version, at TRAIN_HOUR on a Monday, and when the monitor asks for it.
 Errors: those of the jobs, where they are no answer of a gate or of a training that had too little to learn
-from.
+from. The day is not done then: it is played again once what was wrong is mended.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import pyarrow as pa
 from jobs import clock
 from jobs.conf.policy import WEEKLY, policy_of
 from jobs.conf.settings import Settings
-from jobs.core import NothingToDo, SluiceError, midnight
+from jobs.core import GateClosed, NotEnoughData, NothingToDo, midnight
 from jobs.lake.store import lake_of
 from jobs.lake.tables import PREDICTIONS
 from jobs.promotion import state as registry
@@ -35,7 +35,7 @@ from jobs.replay.graph import order_of
 from jobs.replay.plan import Plan
 from jobs.replay.promotions import Promotions
 from jobs.replay.view import show
-from jobs.serving.bundles import fetch_bundle
+from jobs.serving.bundles import BundleRefused, fetch_bundle
 from jobs.serving.log_rows import Prediction, encode
 
 TRAIN_HOUR, MONITOR_HOUR, DRILL_HOUR = 3, 5, 9
@@ -154,9 +154,10 @@ class Loop:
         ]
 
     def _train(self, item: Due) -> list[Happening]:
-        """The jobs of fraud_train; a training that cannot be made is an answer too.
+        """The jobs of fraud_train; too little to learn from, or a closed gate, is an answer too.
 
-        What it registers is offered once the hours of a training have passed: jobs/replay/promotions.py.
+        Anything else that stops it says nothing of the policy, and stops the replay. What it registers is offered
+        once the hours of a training have passed: jobs/replay/promotions.py.
         """
         run = f"replay-{item.day}-{item.at:%H}" + ("" if item.drill == "none" else f"-{item.drill}")
         common = {"day": item.day, "run": run}
@@ -175,7 +176,7 @@ class Loop:
                 for worker in workers:
                     mapped = {} if worker is None else {"worker": worker}
                     receipts[job] = run_job(self.settings, job, common | further.get(job, {}) | mapped)
-        except SluiceError as error:
+        except (NothingToDo, NotEnoughData, GateClosed) as error:
             what = "no training due" if isinstance(error, NothingToDo) else "training failed"
             return [Happening(at=item.at, what=what, detail=str(error)[:500],
                               facts={"reason": item.reason, "day": str(item.day)})]  # fmt: skip
@@ -200,7 +201,7 @@ class Loop:
             try:
                 folder = fetch_bundle(self.settings, version)
                 self.models[version] = traffic.load(version, folder, self.policy)
-            except SluiceError:
+            except BundleRefused:
                 self.models[version] = None
         return self.models[version]
 

@@ -23,6 +23,7 @@ from jobs.core import SluiceError
 from jobs.features.declarations import FEATURE_VERSION, MODEL_FEATURES
 from jobs.promotion.state import Routing
 from jobs.serving.bundle import Decision, ModelBundle, decide
+from jobs.serving.bundles import BundleRefused
 from jobs.serving.log_rows import Prediction
 from jobs.serving.routing import assign, held_out
 from jobs.serving.rules import RuleHit, RulesLayer, stricter
@@ -47,11 +48,11 @@ def load(version: str, folder: Path, policy: Policy) -> Served:
     """A version that can be served.
 
     Raises:
-        SluiceError: its bundle is not usable, or was made for other features.
+        BundleRefused: it was made for other features.
     """
     bundle = ModelBundle.load(folder, policy.decisions)
     if bundle.version_info.feature_version != FEATURE_VERSION or bundle.features != MODEL_FEATURES:
-        raise SluiceError(f"version {version}: made for other features than this code computes")
+        raise BundleRefused(f"version {version}: made for other features than this code computes")
     slow = _one_row_ms(bundle) > SLOW_FROM_MS
     return Served(version, bundle, PLAIN_MS + (SLOW_MS if slow else 0.0))
 

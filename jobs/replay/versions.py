@@ -27,7 +27,7 @@ from jobs.replay.agenda import Happening
 from jobs.replay.data import read_vectors
 from jobs.replay.score import Estimate, Floats, day_figures, drawn_days, estimate
 from jobs.serving.bundle import ModelBundle, decide
-from jobs.serving.bundles import fetch_bundle
+from jobs.serving.bundles import BundleRefused, fetch_bundle
 
 FEWEST_FRAUDS = 10
 ENDS = ("champion", "rolled back", "refused", "not offered")
@@ -80,7 +80,7 @@ class _Scored:
         if (version, day) not in self._rows:
             events = read_vectors(self.data, day)
             bundle = ModelBundle.load(fetch_bundle(self.settings, version), self.policy.decisions)
-            scores = bundle.score(events[list(MODEL_FEATURES)].to_numpy(dtype=np.float32))
+            scores, decisions = self._answers(version, bundle, events)
             self._rows[version, day] = pd.DataFrame(
                 {
                     "transaction_id": events["transaction_id"],
@@ -88,10 +88,17 @@ class _Scored:
                     "amount_minor": events["amount_minor"],
                     "is_fraud": events["transaction_id"].map(self.truth).fillna(0.0),
                     "score": scores,
-                    "decision": [decide(float(score), self.policy.decisions) for score in scores],
+                    "decision": decisions,
                 }
             )
         return self._rows[version, day]
+
+    def _answers(self, version: str, bundle: ModelBundle, events: pd.DataFrame) -> tuple[Floats, list[str]]:
+        try:
+            scores = bundle.score(events[list(MODEL_FEATURES)].to_numpy(dtype=np.float32))
+            return scores, [decide(float(score), self.policy.decisions) for score in scores]
+        except SluiceError as error:
+            raise BundleRefused(f"version {version}: {error}") from error
 
     def beside_served(self, version: str, first: date, last: date, answers: pd.DataFrame) -> dict[str, Any]:
         """The version on the days after its training, beside the answers that were given."""
@@ -114,7 +121,7 @@ class _Scored:
             return {"days": 0}
         try:
             own = pd.concat([mine(day) for day in days], ignore_index=True)
-        except SluiceError as error:
+        except BundleRefused as error:
             return {"days": len(days), "problem": str(error)[:300]}
         rest = pd.concat([other(day) for day in days], ignore_index=True)
         own = own[own["transaction_id"].isin(rest["transaction_id"])].sort_values("transaction_id")

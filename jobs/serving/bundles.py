@@ -3,7 +3,8 @@
 In: a version of the registered model whose artifacts hold the bundle under `artifacts/bundle`.
 Out: `home/serving/bundles/<version>/`, which appears whole and only after the bundle was checked
     against its manifest, loaded, and queried once.
-Errors: SluiceError where MLflow does not answer, the version does not exist or its bundle is refused.
+Errors: BundleRefused where the bundle is here and no good; SluiceError where it cannot be had: MLflow does
+    not answer, or the version or its artifact does not exist.
 A version never changes once it is registered, so a checked folder is never fetched again.
 """
 
@@ -22,6 +23,10 @@ from jobs.promotion.state import registry_client, registry_errors
 from jobs.serving.bundle import ModelBundle, verified_manifest
 
 BUNDLE_PATH = "artifacts/bundle"
+
+
+class BundleRefused(SluiceError):
+    """No service would serve this bundle; it is the same however often it is fetched."""
 
 
 def bundles_folder(settings: Settings) -> Path:
@@ -43,7 +48,8 @@ def fetch_bundle(settings: Settings, version: str) -> Path:
     """The folder of a version's bundle, fetched from MLflow where it is not here yet.
 
     Raises:
-        SluiceError: MLflow does not answer, or the version or its bundle is not usable.
+        BundleRefused: it was fetched, and does not load or does not answer.
+        SluiceError: MLflow does not answer, or there is no such version or bundle.
     """
     found = cached_bundle(settings, version)
     if found is not None:
@@ -58,13 +64,20 @@ def fetch_bundle(settings: Settings, version: str) -> Path:
         workshop = Path(tempfile.mkdtemp(prefix=f".{version}.", dir=folder.parent))
         try:
             fetched = _download(settings, version, workshop)
-            ModelBundle.load(fetched, policy_of(settings).decisions).try_out()
+            _try(fetched, settings)
             if folder.exists():  # damaged: out of the way first, a folder cannot be replaced
                 folder.rename(workshop / "damaged")
             fetched.rename(folder)
         finally:
             shutil.rmtree(workshop, ignore_errors=True)
     return folder
+
+
+def _try(folder: Path, settings: Settings) -> None:
+    try:
+        ModelBundle.load(folder, policy_of(settings).decisions).try_out()
+    except SluiceError as error:
+        raise BundleRefused(str(error)) from error
 
 
 def _download(settings: Settings, version: str, into: Path) -> Path:

@@ -6,7 +6,7 @@ Out: bundle/ (graphs, calibration.json, manifest.json), calibration.json facts i
 Map: centred isotonic regression (Oron and Flournoy 2017): the pooled blocks of the isotonic fit stand at
     their mean raw score and are joined by straight lines, so that the map rises strictly. A plain isotonic
     map is flat within each block: it would tie scores and lose ranking.
-Errors: SluiceError where the calibration rows have no fraud.
+Errors: NotEnoughData where the calibration rows have no fraud.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from sklearn.isotonic import IsotonicRegression
 
 from jobs.conf.policy import policy_of
 from jobs.conf.settings import Settings
-from jobs.core import Receipt, SluiceError, Stopwatch
+from jobs.core import NotEnoughData, Receipt, Stopwatch
 from jobs.serving.bundle import Calibration, Calibrations
 from jobs.training.bundle_writer import bundle_digest, write_bundle
 from jobs.training.frame import FrameFacts
@@ -44,7 +44,7 @@ def fit_map(raw: np.ndarray, labels: np.ndarray) -> Calibration:
     three rows are not certainty.
     """
     if not 0 < int(labels.sum()) < len(labels):
-        raise SluiceError(
+        raise NotEnoughData(
             f"calibration: {int(labels.sum())} frauds among {len(labels)} rows; both classes are needed: "
             "raise policy.training.calibration_days, or train later"
         )

@@ -10,9 +10,9 @@ Out: frame.parquet: transaction_id, event_time, customer_id, terminal_id, amount
 Split by time, last matured day M: test = the last test_days; then an embargo of the label's maturity; then
     the fit rows, of which the last validation_days validate and, an embargo earlier, the rest tunes.
 Window: policy.training.window_days counts the days of the fit rows; embargo and test come on top.
-Errors: SluiceError where there are too few days, a part of the split has no fraud or no row, or where one
-    transaction id is published on two days; GateClosed where one feature alone
-    tells the label (a leak until proved otherwise), or where the join lost or doubled a row.
+Errors: NotEnoughData where there are too few days, a part of the split has no fraud or no row, or a day has
+    no velocity features; SluiceError where one transaction id is published on two days; GateClosed where one
+    feature alone tells the label (a leak until proved otherwise), or where the join lost or doubled a row.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from jobs.conf.settings import Settings
 from jobs.core import (
     Check,
     GateClosed,
+    NotEnoughData,
     Outcome,
     Receipt,
     SluiceError,
@@ -130,7 +131,8 @@ def check_days(first: date, split: Split, training: Training, embargo_days: int)
     """There must be a day to tune on.
 
     Raises:
-        SluiceError: the window of the policy, or the data, are too short for the contract's maturity.
+        SluiceError: the window of the policy is too short for the contract's maturity.
+        NotEnoughData: the days that are there are too few for it.
     """
     if split.tuning_last < split.fit_first:
         raise SluiceError(
@@ -139,7 +141,7 @@ def check_days(first: date, split: Split, training: Training, embargo_days: int)
         )
     if split.tuning_last < first:
         there = (split.test_last - first).days + 1 + embargo_days
-        raise SluiceError(
+        raise NotEnoughData(
             f"training frame: {days_needed(training, embargo_days)} days of transactions are needed for a "
             f"training (labels mature in {embargo_days} days), there are {there}; ingest earlier days or "
             "train later"
@@ -231,14 +233,14 @@ def check_roles(frame: pd.DataFrame, split: Split) -> tuple[dict[str, int], dict
     """Rows and frauds of each part.
 
     Raises:
-        SluiceError: tuning, validation or test have no row, no fraud, or nothing but fraud.
+        NotEnoughData: tuning, validation or test have no row, no fraud, or nothing but fraud.
     """
     groups = frame.groupby("role")["is_fraud"]
     rows = {str(role): int(count) for role, count in groups.size().items()}
     positives = {str(role): int(count) for role, count in groups.sum().items()}
     for role in (TUNING, VALIDATION, TEST):
         if not 0 < positives.get(role, 0) < rows.get(role, 0):
-            raise SluiceError(
+            raise NotEnoughData(
                 f"training frame: the {role} rows have {positives.get(role, 0)} frauds among "
                 f"{rows.get(role, 0)}; ingest more days or train later (split {split.model_dump_json()})"
             )
@@ -266,11 +268,11 @@ def check_velocity(joined: pd.DataFrame) -> None:
     """Every transaction has the velocity features of its moment.
 
     Raises:
-        SluiceError: some days were built when there were none.
+        NotEnoughData: some days were built when there were none, or were never delivered.
     """
     without = sorted(joined.loc[joined["velocity_missing"] == 1, "day"].unique())
     if without:
-        raise SluiceError(
+        raise NotEnoughData(
             f"training frame: transactions of {len(without)} days have no velocity features; run "
             f"`sluice build_features --day {without[0]} --last {without[-1]}` first"
         )

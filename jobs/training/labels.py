@@ -8,7 +8,7 @@ Transactions: those with available_at <= as_of; every table at one version, name
 Label: the latest row with available_at < as_of, else 0. as_of is the instant after the day; matured days
     end `maturity_days` before the day. Younger transactions are left out, also those already known as fraud:
     keeping only these would make young days look far worse than they are.
-Errors: NothingToDo where a weekly training is not due; SluiceError where there are no matured transactions,
+Errors: NothingToDo where a weekly training is not due; NotEnoughData where there are no matured transactions,
     no fraud at all, or where a day of the chargeback feed is missing, so that "no chargeback" does not mean
     "no fraud".
 """
@@ -25,7 +25,7 @@ from pydantic import Field
 from jobs.conf.contract import LabelFeed, contract_of
 from jobs.conf.policy import WEEKLY, Training, policy_of
 from jobs.conf.settings import Settings
-from jobs.core import Receipt, SluiceError, Stopwatch, midnight
+from jobs.core import NotEnoughData, Receipt, Stopwatch, midnight
 from jobs.evaluation.labels import (
     first_word_of_fraud,
     latest_labels,
@@ -76,11 +76,11 @@ def check_feed(lake: Lake, first: date, day: date, feed: LabelFeed) -> None:
     """Every chargeback file that the transactions from `first` on need must be merged.
 
     Raises:
-        SluiceError: chargebacks of matured transactions are missing or may still be on their way.
+        NotEnoughData: chargebacks of matured transactions are missing or may still be on their way.
     """
     missing = missing_label_days(lake, first, day, feed)
     if missing:
-        raise SluiceError(
+        raise NotEnoughData(
             f"labels as of {day}: the chargebacks of {named_days(missing)} are not merged, so an unknown "
             "fraud would count as good; run land_labels, validate_labels and merge_labels for each (DAG "
             "fraud_labels)"
@@ -90,12 +90,13 @@ def check_feed(lake: Lake, first: date, day: date, feed: LabelFeed) -> None:
 def label_snapshot(lake: Lake, first: date, last: date, day: date) -> pd.DataFrame:
     """The labels of the transactions of the days first to last as of the end of `day`, by transaction.
 
-    A day whose own file has not come yet is left out, though rows of it may have come late.
+    A day whose own file has not come is left out, also between others, though rows of it may have come late:
+    it has no features.
     """
     as_of = midnight(day + timedelta(days=1))
     found = known_transactions(lake, first, last, as_of, ["transaction_id", "day", "file_day"])
-    if found.num_rows:
-        found = found.filter(pc.greater_equal(found["day"], pc.min(found["file_day"])))
+    own = pc.unique(found.filter(pc.equal(found["day"], found["file_day"]))["day"])
+    found = found.filter(pc.is_in(found["day"], value_set=own))
     transactions = found.drop_columns("file_day").to_pandas()
     labels = lake.read(LABELS, last=day).drop_columns(["day"]).to_pandas()
     known = snapshot(transactions, labels, pd.Timestamp(as_of))
@@ -114,14 +115,14 @@ def run(params: Params, settings: Settings) -> Receipt:
     lake = LakeAt(lake_of(settings), versions)
     labels = label_snapshot(lake, first, last, params.day)
     if labels.empty:
-        raise SluiceError(
+        raise NotEnoughData(
             f"labels as of {params.day}: no matured transactions between {first} and {last}; "
             "ingest earlier days, or train on a later day"
         )
     check_feed(lake, labels["day"].min(), params.day, feed)
     positives = int(labels["is_fraud"].sum())
     if positives == 0:
-        raise SluiceError(
+        raise NotEnoughData(
             f"labels as of {params.day}: none of {len(labels)} matured transactions between {first} and "
             f"{last} is fraud; is the chargeback feed merged?"
         )

@@ -16,7 +16,7 @@ from jobs.core import SluiceError
 from jobs.locks import file_lock
 from jobs.promotion.state import Routing
 from jobs.serving import follower as follower_module
-from jobs.serving.bundles import bundles_folder, cached_bundle, fetch_bundle
+from jobs.serving.bundles import BundleRefused, bundles_folder, cached_bundle, fetch_bundle
 from jobs.serving.follower import Follower
 from tests.followed_registry import COMPLETED, NAMES, follower_of
 from tests.served_bundles import constant_graph, logistic_graph, register, write_bundle
@@ -51,7 +51,7 @@ def test_a_damaged_copy_is_fetched_again(installation: Settings, bundle: Path) -
 def test_a_version_that_does_not_answer_is_never_accepted(installation: Settings, tmp_path: Path) -> None:
     broken = write_bundle(tmp_path / "nan", NAMES, constant_graph(float("nan"), 3))
     _, version = register(installation, broken)
-    with pytest.raises(SluiceError, match="finite"):
+    with pytest.raises(BundleRefused, match="finite"):
         fetch_bundle(installation, version)
     assert not (bundles_folder(installation) / version).exists()
 
@@ -64,8 +64,9 @@ def test_versions_that_do_not_exist_or_are_no_numbers_are_errors_for_a_person(
         fetch_bundle(installation, "99")
     with pytest.raises(SluiceError, match="a version is a number"):
         fetch_bundle(installation, "../1")
-    with pytest.raises(SluiceError, match="MLflow does not answer"):
+    with pytest.raises(SluiceError, match="MLflow does not answer") as told:
         fetch_bundle(unreachable(installation), "1")
+    assert not isinstance(told.value, BundleRefused), "another time it may be fetched"
 
 
 def test_a_promoted_champion_is_served_and_the_next_one_replaces_it(

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from jobs.conf.contract import LabelFeed
 from jobs.conf.policy import WEEKLY, load_policy, policy_of
 from jobs.conf.settings import Settings
-from jobs.core import NothingToDo, SluiceError, midnight
+from jobs.core import NotEnoughData, NothingToDo, SluiceError, midnight
 from jobs.evaluation.labels import of_known_cards
 from jobs.lake.store import lake_of
 from jobs.lake.tables import LABELS, LANDED_FILES, MERGED_LABELS, TRANSACTIONS
@@ -55,7 +55,7 @@ def test_a_correction_that_comes_later_than_the_instant_is_not_seen() -> None:
     assert labels_job.snapshot(transactions(1), labels, at(5))["is_fraud"].tolist() == [1]
 
 
-def write_day(settings: Settings, day: date, ids: list[int]) -> None:
+def write_day(settings: Settings, day: date, ids: list[int], *, file_day: date | None = None) -> None:
     rows = pa.table(
         {
             "day": [day] * len(ids),
@@ -64,8 +64,8 @@ def write_day(settings: Settings, day: date, ids: list[int]) -> None:
             "customer_id": ids,
             "terminal_id": ids,
             "amount_minor": [100] * len(ids),
-            "available_at": [midnight(day + timedelta(days=1))] * len(ids),
-            "file_day": [day] * len(ids),
+            "available_at": [midnight((file_day or day) + timedelta(days=1))] * len(ids),
+            "file_day": [file_day or day] * len(ids),
         }
     )
     lake_of(settings).replace(TRANSACTIONS, rows.cast(TRANSACTIONS.schema), day)
@@ -115,6 +115,17 @@ def test_young_transactions_are_left_out_also_those_already_known_as_fraud(home:
     assert (receipt.rows, receipt.facts["positives"]) == (8, 2)
 
 
+def test_a_day_that_was_never_delivered_is_left_out_though_a_later_file_brought_rows_of_it(
+    home: Settings,
+) -> None:
+    write_days(home, {6: [11]})
+    day = date(2026, 1, 3)
+    write_day(home, day, [31], file_day=day + timedelta(days=1))
+    labels_job.run(labels_job.Params(day=date(2026, 1, 7), run="r"), home)
+    found = pd.read_parquet(home.work / "training" / "r" / "labels.parquet")
+    assert found["transaction_id"].tolist() == [11, 12, 21, 22, 41, 42]
+
+
 def test_the_snapshot_does_not_change_when_later_labels_arrive(home: Settings) -> None:
     write_days(home, {6: [11]}, last=6)
     params = labels_job.Params(day=date(2026, 1, 6), run="r")
@@ -125,7 +136,7 @@ def test_the_snapshot_does_not_change_when_later_labels_arrive(home: Settings) -
 
 def test_a_chargeback_feed_that_lags_behind_is_an_error_and_not_a_day_without_fraud(home: Settings) -> None:
     write_days(home, {5: [11]}, last=5)
-    with pytest.raises(SluiceError, match="chargebacks of 2026-01-06 are not merged"):
+    with pytest.raises(NotEnoughData, match="chargebacks of 2026-01-06 are not merged"):
         labels_job.run(labels_job.Params(day=date(2026, 1, 7), run="r"), home)
 
 
@@ -138,20 +149,20 @@ def test_a_day_that_is_missing_in_the_middle_of_the_chargebacks_is_an_error_that
     for number in (3, 5, 6, 7):
         write_labels(home, date(2026, 1, number), [1])
     write_labels(home, date(2026, 1, 4), [], landed=landed, merged=False)
-    with pytest.raises(SluiceError, match="chargebacks of 2026-01-04 are not merged.*merge_labels"):
+    with pytest.raises(NotEnoughData, match="chargebacks of 2026-01-04 are not merged.*merge_labels"):
         labels_job.run(labels_job.Params(day=date(2026, 1, 7), run="r"), home)
 
 
 def test_a_chargeback_file_that_was_landed_again_counts_once_it_is_merged(home: Settings) -> None:
     write_days(home, {5: [11]})
     land_labels(home, date(2026, 1, 5), digest="b")
-    with pytest.raises(SluiceError, match="chargebacks of 2026-01-05 are not merged"):
+    with pytest.raises(NotEnoughData, match="chargebacks of 2026-01-05 are not merged"):
         labels_job.run(labels_job.Params(day=date(2026, 1, 7), run="r"), home)
 
 
 def test_no_chargeback_file_at_all_is_an_error(home: Settings) -> None:
     write_days(home, {}, last=2)
-    with pytest.raises(SluiceError, match="chargebacks of 2026-01-03, .* are not merged"):
+    with pytest.raises(NotEnoughData, match="chargebacks of 2026-01-03, .* are not merged"):
         labels_job.run(labels_job.Params(day=date(2026, 1, 7), run="r"), home)
 
 
@@ -168,7 +179,7 @@ def test_the_shipped_window_leaves_days_to_tune_on_whatever_the_maturity(maturit
     frame_job.check_days(few, split, training, maturity)
     needed = 1 + 2 * maturity + training.validation_days + training.test_days + maturity
     with pytest.raises(
-        SluiceError, match=f"{needed} days of transactions are needed.*there are {needed - 1}"
+        NotEnoughData, match=f"{needed} days of transactions are needed.*there are {needed - 1}"
     ):
         frame_job.check_days(few + timedelta(days=1), split, training, maturity)
 
@@ -221,7 +232,7 @@ def test_the_first_model_is_always_due(home: Settings) -> None:
 
 
 def test_no_matured_transactions_is_an_error_with_the_days(home: Settings) -> None:
-    with pytest.raises(SluiceError, match="no matured transactions between"):
+    with pytest.raises(NotEnoughData, match="no matured transactions between"):
         labels_job.run(labels_job.Params(day=date(2026, 1, 7), run="r"), home)
 
 
@@ -277,7 +288,7 @@ def test_a_part_without_fraud_is_an_error_that_names_it() -> None:
     split = frame_job.split_days(rows["day"].max(), SPLIT_POLICY, 3)
     rows["role"] = [split.role(day) for day in rows["day"]]
     rows.loc[rows["role"] == "validation", "is_fraud"] = 0
-    with pytest.raises(SluiceError, match="validation rows have 0 frauds"):
+    with pytest.raises(NotEnoughData, match="validation rows have 0 frauds"):
         frame_job.check_roles(rows, split)
 
 
