@@ -1,7 +1,8 @@
 """A day is done or not done: what a policy's installation was after its last whole day, and the way back.
 
 In: an installation that is played. Out: checkpoints/DAY/ with a copy of the registry and state.json: the
-version of each of its own tables, the length of its alerts, its training runs and bundles.
+version of each of its own tables, the length of its alerts, its training runs and bundles. Those of the days
+to which rows may still come late are kept, and one before them.
 A day that was cut off leaves rows, runs and tags behind: `restore` takes all of them away.
 """
 
@@ -11,11 +12,12 @@ import json
 import shutil
 import sqlite3
 from contextlib import closing
-from datetime import date
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
 from jobs.alerts import FILE as ALERTS
+from jobs.conf.contract import contract_of
 from jobs.conf.settings import Settings
 from jobs.lake.store import lake_of
 from jobs.lake.tables import MONITORING, PINS, PREDICTIONS, PROMOTIONS, REACTIONS, Table
@@ -51,9 +53,22 @@ def keep(settings: Settings, day: date, record: dict[str, Any]) -> None:
     }
     write_json(folder / "state.json", state)
     write_json(settings.home / "days" / f"{day}.json", record)
-    for older in folder.parent.iterdir():
-        if older != folder:
-            shutil.rmtree(older)
+    oldest = day - timedelta(days=contract_of(settings).transactions.late_days)
+    for other in folder.parent.iterdir():
+        if not oldest <= date.fromisoformat(other.name) <= day:
+            shutil.rmtree(other)
+
+
+def forget_from(settings: Settings, day: date | None) -> None:
+    """Days from this one on are to be played again; all of them where the way back to it is not kept."""
+    if day is None:
+        return
+    done = done_days(settings)
+    before = [each for each in done if each < day]
+    if before and not (settings.home / "checkpoints" / str(before[-1])).exists():
+        day = done[0]
+    for each in reversed([each for each in done if each >= day]):
+        (settings.home / "days" / f"{each}.json").unlink()
 
 
 def restore(settings: Settings) -> date | None:

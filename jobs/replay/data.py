@@ -5,19 +5,25 @@ vectors/DAY.parquet for each replayed day: its transactions in order of time wit
 would have read, by the point-in-time join that the training frame uses (it equals what is served, see
 jobs/monitoring/compare_served.py).
 A day is done or not done (days/DAY.json); a run that was killed goes on with the day that it had begun. A day
-whose quality gate is closed is not published and has no traffic: its file says why.
+whose quality gate is closed is not published and has no traffic: its file says why, and rows of it that later
+files bring change nothing. Rows that come late to any other day are joined once the files that bring them are
+taken in, also where `last` was earlier at first.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import date
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from jobs.backfill.recipes import Pace, recipe_of
 from jobs.conf.settings import Settings
@@ -35,6 +41,7 @@ DAILY = ("fraud_labels", "fraud_ingest")
 FEATURES = "fraud_features"
 EVENT = ["transaction_id", "event_time", "customer_id", "terminal_id", "amount_minor"]
 JOINED_DAYS = 5  # joined at once
+SECONDS = "seconds.json"
 Progress = Callable[[str], None]
 
 
@@ -54,10 +61,29 @@ def take_in(settings: Settings, first: date, last: date, progress: Progress) -> 
     for day in days_between(settings.first_day, last):
         path = settings.home / "days" / f"{day}.json"
         if not path.exists():
-            write_json(path, take_in_day(settings, day))
+            with _timed(settings, "take in"):
+                write_json(path, take_in_day(settings, day))
         progress(f"data of {day}")
-    build(settings, last)
-    join(settings, first, last, progress)
+    with _timed(settings, "build"):
+        build(settings, last)
+    with _timed(settings, "join"):
+        join(settings, first, last, progress)
+
+
+@contextmanager
+def _timed(settings: Settings, part: str) -> Iterator[None]:
+    """Add the seconds of the block to those of this part."""
+    start = time.perf_counter()
+    yield
+    spent = seconds_of_data(settings)
+    spent[part] = round(spent.get(part, 0.0) + time.perf_counter() - start, 3)
+    write_json(settings.home / SECONDS, spent)
+
+
+def seconds_of_data(settings: Settings) -> dict[str, float]:
+    """What each part of taking in the data has cost this machine so far, over all calls."""
+    path = settings.home / SECONDS
+    return json.loads(path.read_text()) if path.exists() else {}
 
 
 def take_in_day(settings: Settings, day: date) -> dict[str, Any]:
@@ -83,10 +109,10 @@ def versions_after(data_home: Path, day: date) -> dict[str, int]:
 
 def build(settings: Settings, last: date) -> None:
     """Features of every published day that has none yet, each unbroken range of days in one call."""
-    published = [date.fromisoformat(day) for day in lake_of(settings).partitions(TRANSACTIONS)]
     marker = settings.home / "features.json"
     built = set(json.loads(marker.read_text())) if marker.exists() else set()
-    wanted = [day for day in published if str(day) not in built and settings.first_day <= day <= last]
+    days = delivered(settings, settings.first_day, last)
+    wanted = [day for day in days if str(day) not in built]
     steps = {step.job: step for step in recipe_of(FEATURES).steps}
     for begin, end in unbroken(wanted):
         for job in order_of(FEATURES):
@@ -94,6 +120,14 @@ def build(settings: Settings, last: date) -> None:
             run_job(settings, job, steps[job].arguments(begin, end))
         built |= {str(day) for day in days_between(begin, end)}
         write_json(marker, sorted(built))
+
+
+def delivered(settings: Settings, first: date, last: date) -> dict[date, int]:
+    """Days whose own file is published, ascending, each with its rows, also those that came late."""
+    found = lake_of(settings).read(TRANSACTIONS, first=first, last=last, columns=["day", "file_day"])
+    own = set(pc.unique(found.filter(pc.equal(found["day"], found["file_day"]))["day"]).to_pylist())
+    counts = {each["values"].as_py(): each["counts"].as_py() for each in pc.value_counts(found["day"])}
+    return {day: counts[day] for day in sorted(own)}
 
 
 def unbroken(days: list[date]) -> list[tuple[date, date]]:
@@ -106,13 +140,20 @@ def unbroken(days: list[date]) -> list[tuple[date, date]]:
 
 
 def join(settings: Settings, first: date, last: date, progress: Progress) -> None:
-    """The vectors of each replayed day."""
-    days = [day for day in days_between(first, last) if not vectors_path(settings, day).exists()]
+    """The vectors of each replayed day that has none, or fewer than it has transactions by now."""
+    counts = delivered(settings, first, last)
+    days = [day for day in days_between(first, last) if rows_of_vectors(settings, day) != counts.get(day, 0)]
     for start in range(0, len(days), JOINED_DAYS):
         part = days[start : start + JOINED_DAYS]
         events = lake_of(settings).read(TRANSACTIONS, first=part[0], last=part[-1], columns=["day", *EVENT])
-        frame = events.to_pandas().sort_values(["event_time", "transaction_id"], ignore_index=True)
-        joined = historical_features(frame, settings) if len(frame) else frame.reindex(columns=_columns())
+        frame = events.to_pandas()
+        frame = frame[frame["day"].isin([day for day in part if day in counts])]
+        frame = frame.sort_values(["event_time", "transaction_id"], ignore_index=True)
+        joined = (
+            historical_features(frame, settings)
+            if len(frame)
+            else frame.reindex(columns=["day", *_columns()])
+        )
         for day in part:
             rows = joined[joined["day"] == day][_columns()].reset_index(drop=True)
             with replacing(vectors_path(settings, day)) as temporary:
@@ -122,6 +163,12 @@ def join(settings: Settings, first: date, last: date, progress: Progress) -> Non
 
 def vectors_path(settings: Settings, day: date) -> Path:
     return settings.home / "vectors" / f"{day}.parquet"
+
+
+def rows_of_vectors(settings: Settings, day: date) -> int | None:
+    """How many transactions a day has vectors of; None where they have not been joined."""
+    path = vectors_path(settings, day)
+    return int(pq.read_metadata(path).num_rows) if path.exists() else None
 
 
 def read_vectors(settings: Settings, day: date) -> pd.DataFrame:

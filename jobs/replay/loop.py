@@ -30,7 +30,7 @@ from jobs.lake.tables import PREDICTIONS
 from jobs.promotion import state as registry
 from jobs.replay import checkpoint, traffic
 from jobs.replay.agenda import Agenda, Due, Happening
-from jobs.replay.data import read_vectors, run_job
+from jobs.replay.data import read_vectors, rows_of_vectors, run_job
 from jobs.replay.graph import order_of
 from jobs.replay.plan import Plan
 from jobs.replay.promotions import Promotions
@@ -54,6 +54,7 @@ class Loop:
         self.plan = plan
         self.data_home = data_home
         self.versions = versions
+        checkpoint.forget_from(settings, changed_day(settings, data_home))
         self.done = checkpoint.restore(settings)
         self.agenda = Agenda(self._left())
         self.seconds: dict[str, float] = {}
@@ -235,6 +236,15 @@ class Loop:
 
 def _events(data_home: Path, settings: Settings, day: date) -> pd.DataFrame:
     return read_vectors(settings.model_copy(update={"home": data_home}), day)
+
+
+def changed_day(settings: Settings, data_home: Path) -> date | None:
+    """The first played day whose traffic has grown since: rows of it came late, with files of later days."""
+    place = settings.model_copy(update={"home": data_home})
+    for day in checkpoint.done_days(settings):
+        if read_record(settings, day)["rows"] != rows_of_vectors(place, day):
+            return day
+    return None
 
 
 def read_record(settings: Settings, day: date) -> dict[str, Any]:

@@ -31,6 +31,7 @@ def show(source: Path, target: Path, versions: Mapping[str, int]) -> None:
     """Let the tables below `target` be those below `source`, as far as `versions` (by table) go."""
     for table in CUT:
         version = versions.get(table.name, -1)
+        cut_back(target / table.name, version)  # of a day that is played again, later versions were shown
         if version >= 0:
             _link_table(source / table.name, target / table.name, version)
     for table in WHOLE:
