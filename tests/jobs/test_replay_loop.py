@@ -7,7 +7,9 @@ import shutil
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from datetime import date, timedelta
+from multiprocessing import active_children
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ import pandas as pd
 import pytest
 
 from jobs.conf.settings import Settings, load_settings
-from jobs.core import midnight
+from jobs.core import GateClosed, NotEnoughData, NothingToDo, Outcome, SluiceError, Verdict, midnight
 from jobs.features.declarations import FEATURE_VERSION, MODEL_FEATURES
 from jobs.lake.store import content_digest, lake_of
 from jobs.lake.tables import PREDICTIONS, PROMOTIONS
@@ -25,8 +27,16 @@ from jobs.replay import checkpoint
 from jobs.replay.agenda import Due
 from jobs.replay.data import write_json
 from jobs.replay.loop import Loop, read_record
-from jobs.replay.plan import Plan, Scenario, data_settings, named_policies, policy_settings
+from jobs.replay.plan import (
+    Plan,
+    PolicyUnderTest,
+    Scenario,
+    data_settings,
+    named_policies,
+    policy_settings,
+)
 from jobs.replay.play import play
+from jobs.serving.bundles import BundleRefused
 from tests.promotion_support import offer
 
 ROOT = Path(__file__).parents[2]
@@ -212,26 +222,119 @@ def several(folder: Path, *names: str) -> tuple[Settings, Plan]:
     return config, plan
 
 
-def test_policies_play_beside_each_other_as_each_plays_alone_and_one_that_fails_stops_no_other(
+def has_open(pid: int | None, folder: Path) -> bool:
+    """Whether a process holds a file below a folder."""
+    with suppress(OSError):  # it has ended, or closed one meanwhile
+        files = [each.readlink() for each in Path(f"/proc/{pid}/fd").iterdir()]
+        return any(each.is_relative_to(folder) for each in files)
+    return False
+
+
+def test_policies_play_beside_each_other_as_each_plays_alone_and_those_that_fail_stop_no_other(
     tmp_path: Path,
 ) -> None:
-    config, plan = several(tmp_path, "first", "stuck", "second")
+    config, plan = several(tmp_path, "first", "stuck", "killed", "second")
     (plan.home / "policies").mkdir()
     (plan.home / "policies" / "stuck").write_text("no folder")
     told: dict[str, tuple[int, str]] = {}
-    with pytest.raises(OSError, match="stuck"):
-        play(config, plan, lambda policy, days, error: told.update({policy.name: (days, error)}))
+
+    def tell(policy: PolicyUnderTest, days: int, error: str) -> None:
+        told[policy.name] = days, error
+        for child in active_children():
+            if has_open(child.pid, plan.home / "policies" / "killed"):
+                child.kill()
+
+    with pytest.raises(SluiceError, match="policy stuck: NotADirectoryError.*policy killed: its process was"):
+        play(config, plan, tell)
     assert told.pop("stuck")[1]
+    assert told.pop("killed")[0] < 3
     assert told == {"first": (3, ""), "second": (3, "")}
 
     data_home = data_settings(config, plan, plan.policies[0]).home
     elsewhere = plan._replace(home=tmp_path / "alone")
     alone = policy_settings(config, elsewhere, plan.policies[0])
     Loop(alone, elsewhere, data_home, lambda _day: {}).play()
-    beside = [policy_settings(config, plan, plan.policies[number]) for number in (0, 2)]
+    beside = [policy_settings(config, plan, plan.policies[number]) for number in (0, 3)]
     rows = [content_digest(lake_of(each).read(PREDICTIONS)) for each in (alone, *beside)]
     assert rows == rows[:1] * 3
     assert happened(alone, DAYS) == happened(beside[0], DAYS) == happened(beside[1], DAYS) != []
+
+
+def training(monkeypatch: pytest.MonkeyPatch, loop: Loop, error: Exception) -> None:
+    """Let a training of the second day end with an error."""
+
+    def fails(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("jobs.replay.loop.run_job", fails)
+    loop.agenda.add(Due(at=midnight(DAYS[1]) + timedelta(hours=3), kind="train", day=DAYS[0], reason="asked"))
+
+
+@pytest.mark.parametrize(
+    ("error", "what"),
+    [
+        (NothingToDo("not due"), "no training due"),
+        (NotEnoughData("no frauds yet"), "training failed"),
+        (GateClosed(Verdict(outcome=Outcome.FAIL, reason="a leak"), "build_frame"), "training failed"),
+    ],
+)
+def test_a_training_that_the_data_do_not_allow_is_an_answer(
+    first_day: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, what: str
+) -> None:
+    loop = opened(moved(first_day, tmp_path))
+    training(monkeypatch, loop, error)
+    loop.play_to(DAYS[1])
+    told = [each for each in happened(loop.settings, [DAYS[1]]) if "training" in each[1]]
+    assert told == [("2026-03-04T03:00", what, "", str(error))]
+
+
+def test_a_training_that_fails_of_its_machine_stops_the_replay_and_its_day_is_not_done(
+    first_day: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop = opened(moved(first_day, tmp_path))
+    training(monkeypatch, loop, SluiceError("Spark does not answer"))
+    with pytest.raises(SluiceError, match="Spark does not answer"):
+        loop.play_to(DAYS[1])
+    assert checkpoint.done_days(loop.settings) == [FIRST]
+
+
+def test_a_version_that_cannot_be_fetched_stops_the_replay_and_one_that_is_refused_serves_nobody(
+    first_day: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop = opened(moved(first_day, tmp_path))
+
+    def fetch(error: SluiceError) -> None:
+        def fails(*_: object) -> Path:
+            raise error
+
+        monkeypatch.setattr("jobs.replay.loop.fetch_bundle", fails)
+
+    fetch(SluiceError("the disk is full"))
+    with pytest.raises(SluiceError, match="the disk is full"):
+        loop.play_to(DAYS[1])
+    again = opened(tmp_path / "copy")
+    fetch(BundleRefused("its graph raises"))
+    again.play_to(DAYS[1])
+    log = lake_of(again.settings).read(PREDICTIONS, first=DAYS[1]).to_pandas()
+    assert set(log["variant"]) == {"rules"}
+
+
+def test_a_day_whose_traffic_has_grown_is_played_again_with_all_days_after_it(
+    first_day: Path, tmp_path: Path
+) -> None:
+    folder = moved(first_day, tmp_path)
+    opened(folder).play_to(DAYS[2])
+    vectors = folder / "data" / "vectors" / f"{DAYS[1]}.parquet"
+    rows = pd.read_parquet(vectors)
+    late = rows.tail(1).assign(transaction_id=0)
+    pd.concat([rows, late]).to_parquet(vectors)
+
+    loop = opened(folder)
+    assert loop.done == FIRST
+    assert lake_of(loop.settings).partitions(PREDICTIONS) == [str(FIRST)]
+    loop.play_to(DAYS[2])
+    counts = [lake_of(loop.settings).read(PREDICTIONS, first=day, last=day).num_rows for day in DAYS[1:]]
+    assert counts == [ROWS + 1, ROWS]
 
 
 def test_a_replay_that_is_killed_takes_its_policies_with_it(tmp_path: Path) -> None:
@@ -252,4 +355,4 @@ def test_a_replay_that_is_killed_takes_its_policies_with_it(tmp_path: Path) -> N
     while any(Path(f"/proc/{pid}").exists() for pid in policies):
         assert time.monotonic() < deadline, "a policy plays on"
         time.sleep(0.1)
-    assert len(policies) == min(2, os.cpu_count() or 1)
+    assert len(policies) == min(2, len(os.sched_getaffinity(0)))
