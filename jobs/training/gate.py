@@ -38,6 +38,7 @@ WRITES = ("gate",)
 BASELINES = ("rules", "logistic_regression")
 # what people decide by
 SHOWN = ("operating_point", "importance", "cost_curve", "decisions", "weeks", "contributions", "cases")
+LATENCY = "p99 of one score, ms of a processor"
 DIGITS = 9  # 0.51 against 0.50 is +2 %, not a rounding error more
 
 
@@ -63,7 +64,7 @@ def judge(evidence: Evidence, policy: Policy) -> GateResult:
         *_calibration(evidence, gate),
         *_slices(evidence, gate),
         *_groups(evidence, gate),
-        _limit("latency_p99_ms", evidence.latency_p99_ms, gate.latency_p99_ms, "p99 of one score, ms"),
+        _limit("latency_p99_ms", evidence.latency_p99_ms, gate.latency_p99_ms, LATENCY),
         _behaviour(evidence),
         _leak_checks(evidence),
         _complete(evidence),

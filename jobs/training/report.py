@@ -106,7 +106,7 @@ def _figures(evidence: Evidence) -> str:
         told = evidence.champion_problem or with_interval(change.value, change.low, change.high)
         against = f"PR-AUC against champion {evidence.champion_version}, on the same rows: {told}. "
     p50, p99 = (number(value, 3) for value in (evidence.latency_p50_ms, evidence.latency_p99_ms))
-    text = f"{against}One score takes {p50} ms (p50), {p99} ms (p99)."
+    text = f"{against}One score takes {p50} ms (p50), {p99} ms (p99) of a processor."
     return f"{table(head, rows)}<p>{escape(text)}</p>"
 
 
