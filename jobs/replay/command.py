@@ -66,7 +66,12 @@ def replay(config: Settings, plan: Plan, console: Console) -> dict[str, Any]:
         _require_same(config, plan)
         _play(config, plan, console)
         result = report(config, plan)
-        seconds = {each.name: seconds_of(policy_settings(config, plan, each)) for each in plan.policies}
+        seconds = {
+            "data": {where.home.name: data.seconds_of_data(where) for where in _places(config, plan)},
+            "policies": {
+                each.name: seconds_of(policy_settings(config, plan, each)) for each in plan.policies
+            },
+        }
         data.write_json(plan.home / RESULT, result)
         data.write_json(plan.home / SECONDS, seconds)
         write_whole(plan.home / PAGE, page(result, seconds))
@@ -77,10 +82,7 @@ def _play(config: Settings, plan: Plan, console: Console) -> None:
     """The data of each kind of policy once, then all policies beside each other."""
     columns = TextColumn("{task.description:<40}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     with Progress(*columns, console=console, transient=True) as bar:
-        places = {
-            where.home: where for where in (data_settings(config, plan, each) for each in plan.policies)
-        }
-        for where in places.values():
+        for where in _places(config, plan):
             days = len(days_between(where.first_day, plan.last)) + len(plan.days)
             data.take_in(
                 where, plan.first, plan.last, partial(_advance, bar, bar.add_task("data", total=days))
@@ -92,6 +94,12 @@ def _play(config: Settings, plan: Plan, console: Console) -> None:
             bar.update(tasks[under_test.name], completed=days, description=shown)
 
         play(config, plan, progress)
+
+
+def _places(config: Settings, plan: Plan) -> list[Settings]:
+    """The installations that take in data, each once."""
+    found = (data_settings(config, plan, each) for each in plan.policies)
+    return list({where.home: where for where in found}.values())
 
 
 def _advance(bar: Progress, task: TaskID, text: str) -> None:

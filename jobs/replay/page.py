@@ -115,7 +115,10 @@ def _counts(policies: dict[str, Any]) -> str:
             "champions beside those they replaced",
             lambda each: _joined(each["counts"]["promotions_beside_the_replaced"]),
         ),
-        ("hours in the step that rolled back", lambda each: _listed(each["rollbacks_hours"])),
+        (
+            "rollbacks: hours in the step, since it was offered, since its first customer",
+            lambda each: _rollbacks(each["rollbacks"]),
+        ),
         ("retrainings asked for a month, before a change", lambda each: _short(each["alarms_a_month"])),
         ("days from a known change to an alert / a retraining", lambda each: _drift(each["drift"])),
         ("rows in training frames", lambda each: f"{each['counts']['rows_in_training_frames']:,}"),
@@ -125,13 +128,18 @@ def _counts(policies: dict[str, Any]) -> str:
     return table(["", *policies], rows)
 
 
-def _listed(values: list[float]) -> str:
-    return ", ".join(map(_short, values)) or NOTHING
+def _rollbacks(found: list[dict[str, Any]]) -> str:
+    times = "hours_in_step", "hours_since_offered", "hours_since_first_customer"
+    shown = [
+        f"version {each['version']} in {each['step']}: {', '.join(_short(each[time]) for time in times)}"
+        for each in found
+    ]
+    return "; ".join(shown) or NOTHING
 
 
 def _drift(found: list[dict[str, Any]]) -> str:
-    def delay(value: int | None) -> str:
-        return "never" if value is None else str(value)
+    def delay(value: float | None) -> str:
+        return "never" if value is None else _short(value)
 
     shown = [
         f"{each['day']}: {delay(each['days_to_alert'])} / {delay(each['days_to_retraining'])}"
@@ -198,11 +206,11 @@ def _seconds(seconds: dict[str, Any]) -> str:
             _short(each["seconds_of_trainings_a_day_with_one"]),
             _joined_seconds(each["by_part"]),
         ]
-        for name, each in seconds.items()
+        for name, each in seconds["policies"].items()
     ]
-    return table(
-        ["policy", "a day without its training", "trainings of a day with one", "in all, by part"], rows
-    )
+    head = ["policy", "a day without its training", "trainings of a day with one", "in all, by part"]
+    data = [[name, _joined_seconds(parts)] for name, parts in seconds["data"].items()]
+    return table(head, rows) + table(["data, taken in once", "in all, by part"], data)
 
 
 def _joined_seconds(parts: dict[str, float]) -> str:

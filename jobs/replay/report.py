@@ -1,7 +1,8 @@
 """replay.json: what each policy did, its score, and how the policies differ.
 
-In: the installations of a replay that is through. Out: one document, the same for the same input whatever the
-machine; what the machine needed is in seconds.json beside it.
+In: the installations of a replay that is through. Out: one document, the same for the same input whatever
+the machine. What the machine needed is in seconds.json beside it; how long a gate has seen a score take is
+left out of its reasons.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from datetime import date
+from datetime import date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +20,22 @@ import pandas as pd
 from jobs.conf.contract import contract_of
 from jobs.conf.policy import policy_of
 from jobs.conf.settings import Settings
-from jobs.core import days_between
-from jobs.lake.store import Lake
+from jobs.core import days_between, midnight
+from jobs.lake.store import Lake, lake_of
+from jobs.lake.tables import MONITORING
+from jobs.monitoring.figures import ALERT, PAGE, RETRAIN
+from jobs.promotion.state import SHADOW_STEP
 from jobs.replay.agenda import Happening
 from jobs.replay.loop import read_record
 from jobs.replay.plan import Plan, data_settings, matured_last, policy_settings
 from jobs.replay.score import COUNTED, answers_of, day_figures, differences, estimates, truth_of
 from jobs.replay.versions import false_promotions, version_records
+from jobs.training.gate import LATENCY
 
-FOUND = re.compile(r" (alert|retrain|page)(:|;|$)")  # in the reason of a decision, which names its figures
+MEASURED = re.compile(rf"(?<={re.escape(LATENCY)}: )[^,;]+")  # by this machine, in a reason of the gate
+FOUND = (ALERT, RETRAIN, PAGE)  # a figure that is not known yet alerts too, and tells of nothing
 MONTH = 30.0
+Alarms = dict[str, set[tuple[str, str]]]  # monitored day -> metric and subject of each figure that alarms
 
 
 def report(settings: Settings, plan: Plan) -> dict[str, Any]:
@@ -64,8 +71,12 @@ def _policy(
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
     records = [read_record(settings, day) for day in plan.days]
     happened = [
-        Happening.model_validate_json(json.dumps(each)) for day in records for each in day["happened"]
+        Happening.model_validate_json(MEASURED.sub("too long", json.dumps(each)))
+        for day in records
+        for each in day["happened"]
     ]
+    monitored = lake_of(settings).read(MONITORING, columns=["day", "metric", "subject", "value", "status"])
+    alarms, largest = alarms_of(monitored.to_pandas()), largest_psi(monitored.to_pandas())
     truth = truth_of(Lake(data_home / "lake"))
     answers = answers_of(settings, plan.first, last, truth)
     figures = day_figures(answers, days_between(plan.first, last), contract_of(settings).costs)
@@ -73,16 +84,18 @@ def _policy(
     return figures, {
         "score": _dumped(estimates(figures, policy_of(settings).replay.bootstrap_samples)),
         "counts": counts_of(happened, versions),
-        "drift": [drift_found(happened, day) for day in plan.scenario.drift_days],
-        "rollbacks_hours": [
-            each.facts["hours_in_step"]
-            for each in happened
-            if each.what == "rolled back" and each.facts["hours_in_step"] is not None
-        ],
+        "drift": [drift_found(happened, alarms, day) for day in plan.scenario.drift_days],
+        "rollbacks": rollbacks(happened),
         "alarms_a_month": alarms_a_month(happened, plan),
         "versions": versions,
         "days": [
-            {"day": str(day), "champion": record["champion"], **_row(figures, day)}
+            {
+                "day": str(day),
+                "champion": record["champion"],
+                "alarms": len(alarms.get(str(day), ())),
+                "largest_psi": largest.get(str(day)),
+                **_row(figures, day),
+            }
             for day, record in zip(plan.days, records, strict=True)
         ],
         "happened": [each.model_dump(mode="json") for each in happened],
@@ -112,14 +125,61 @@ def counts_of(happened: list[Happening], versions: list[dict[str, Any]]) -> dict
     }
 
 
-def drift_found(happened: list[Happening], day: date) -> dict[str, Any]:
-    """When a known change was first told of, and when it first led to a training, in days after it began."""
-    looks = [each for each in happened if each.what == "monitor" and each.facts["day"] >= str(day)]
-    # a figure that is not known yet alerts too, and tells of nothing
-    alerting = [each for each in looks if FOUND.search(each.detail)]
+def alarms_of(figures: pd.DataFrame) -> Alarms:
+    """The figures of each monitored day that alarm."""
+    found: Alarms = {}
+    for row in figures[figures["status"].isin(FOUND)].itertuples():
+        found.setdefault(str(row.day), set()).add((str(row.metric), str(row.subject)))
+    return found
 
-    def delay(found: list[Happening]) -> int | None:
-        return (date.fromisoformat(found[0].facts["day"]) - day).days if found else None
+
+def largest_psi(figures: pd.DataFrame) -> dict[str, float]:
+    """Of each monitored day, the PSI of the feature that has drifted most."""
+    values = figures[figures["metric"].eq("psi")].dropna(subset="value").groupby("day")["value"].max()
+    return {str(day): round(float(value), 6) for day, value in values.items()}
+
+
+def rollbacks(happened: list[Happening]) -> list[dict[str, Any]]:
+    """How long each version that was rolled back was in its step, under way, and before customers."""
+    found = []
+    for end in (each for each in happened if each.what == "rolled back"):
+        mine = [each for each in happened if each.version == end.version and each.at <= end.at]
+        offered = [each.at for each in mine if each.what == "offered"]
+        live = [each.at for each in mine if each.what == "step" and each.detail != SHADOW_STEP]
+        found.append(
+            {
+                "version": end.version,
+                "step": end.facts["step"],
+                "hours_in_step": end.facts["hours_in_step"],
+                "hours_since_offered": _hours(offered, end.at),
+                "hours_since_first_customer": _hours(live, end.at),
+            }
+        )
+    return found
+
+
+def _hours(moments: list[datetime], end: datetime) -> float | None:
+    return round((end - moments[0]).total_seconds() / 3600, 4) if moments else None
+
+
+def drift_found(happened: list[Happening], alarms: Alarms, day: date) -> dict[str, Any]:
+    """When people first heard of a known change, and when it first led to a training, in days after it began.
+
+    It is told of by a figure that did not alarm on the last day before it; one that went back and comes again
+    counts. A day's figures are known on the morning after it.
+    """
+    looks = [each for each in happened if each.what == "monitor" and each.facts["day"] >= str(day)]
+    monitored = [each.facts["day"] for each in happened if each.what == "monitor"]
+    before = max((each for each in monitored if each < str(day)), default="")
+    standing, alerting = alarms.get(before, set()), []
+    for each in looks:
+        now = alarms.get(each.facts["day"], set())
+        if now - standing:
+            alerting.append(each)
+        standing = standing & now
+
+    def delay(found: list[Happening]) -> float | None:
+        return round((found[0].at - midnight(day)).total_seconds() / 86_400, 2) if found else None
 
     asked = [each for each in looks if each.facts["decision"] == "retrain"]
     return {"day": str(day), "days_to_alert": delay(alerting), "days_to_retraining": delay(asked)}
@@ -138,11 +198,14 @@ def alarms_a_month(happened: list[Happening], plan: Plan) -> float | None:
 
 
 def seconds_of(settings: Settings) -> dict[str, Any]:
-    """What the days of a policy cost this machine; the last word on a day counts."""
+    """What the days of a policy cost this machine; the last word on a day counts.
+
+    A training that was not due, or had too little to learn from, is none: its seconds are in `by_part` alone.
+    """
     file = settings.home / "seconds.jsonl"
     lines = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
     days = {line["day"]: {key: value for key, value in line.items() if key != "day"} for line in lines}
-    training = [day["train"] for day in days.values() if "train" in day]
+    training = [day["train"] for name, day in days.items() if _trained(settings, name)]
     plain = [sum(value for key, value in day.items() if key != "train") for day in days.values()]
     return {
         "days": len(days),
@@ -153,6 +216,11 @@ def seconds_of(settings: Settings) -> dict[str, Any]:
             for part in sorted({part for day in days.values() for part in day})
         },
     }
+
+
+def _trained(settings: Settings, day: str) -> bool:
+    happened = read_record(settings, date.fromisoformat(day))["happened"]
+    return any(each["what"] == "trained" for each in happened)
 
 
 def _dumped(found: dict[str, Any]) -> dict[str, Any]:

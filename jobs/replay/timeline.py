@@ -9,12 +9,12 @@ from typing import Any
 
 COLOURS = {
     "promoted": "#2f855a", "rolled back or refused": "#c53030", "alert": "#d69e2e",
-    "retraining asked for": "#c05621", "trained": "#6b7280", "saved": "#3182ce", "lost": "#e53e3e",
-    "alerts": "#805ad5",
+    "retraining asked for": "#c05621", "a figure is not known": "#a0aec0", "trained": "#6b7280",
+    "saved": "#3182ce", "lost": "#e53e3e", "alerts": "#805ad5", "largest PSI": "#0f766e",
 }  # fmt: skip
 CHAMPIONS = ("#bcd4f0", "#8fb6e4", "#d8e6c9", "#b8d49b", "#f0dcb8", "#e4c08f", "#e0cdea", "#c3a3d6")
 LEFT, WIDTH = 110, 980
-CHAMPION_TOP, PROMOTION_TOP, ALARM_TOP, MONEY_TOP, ALERT_TOP, BOTTOM = 14, 48, 84, 118, 234, 306
+CHAMPION_TOP, PROMOTION_TOP, ALARM_TOP, MONEY_TOP, ALERT_TOP, PSI_TOP, BOTTOM = 14, 48, 84, 118, 234, 308, 380
 
 
 class _Days:
@@ -41,9 +41,10 @@ def timeline(policy: dict[str, Any], drift_days: list[str]) -> str:
         *_names(),
         *_champions(policy["happened"], where),
         *_promotions(policy["happened"], where),
-        *_alarms(policy["happened"], where),
+        *_alarms(policy["happened"], {each["day"]: each["alarms"] for each in days}, where),
         *_money(days, where),
-        *_alerts(days, where),
+        *_line([(each["day"], each.get("alerts")) for each in days], ALERT_TOP, "alerts", ",.0f", where),
+        *_line([(each["day"], each["largest_psi"]) for each in days], PSI_TOP, "largest PSI", ".2f", where),
         *_changes(drift_days, where, [each["day"] for each in days]),
         *_axis(days, where),
     ]
@@ -66,7 +67,8 @@ def _box(x: float, y: float, width: float, height: float, colour: str, tip: str)
 
 def _names() -> Iterator[str]:
     rows = ("champion", CHAMPION_TOP), ("promotions", PROMOTION_TOP), ("alarms", ALARM_TOP)
-    for name, top in (*rows, ("saved a day", MONEY_TOP + 40), ("alerts a day", ALERT_TOP + 24)):
+    below = ("saved a day", MONEY_TOP + 40), ("alerts a day", ALERT_TOP + 24), ("largest PSI", PSI_TOP + 24)
+    for name, top in (*rows, *below):
         yield _text(LEFT - 8, top + 15, name, "end")
 
 
@@ -102,14 +104,16 @@ def _promotions(happened: list[dict[str, Any]], where: _Days) -> Iterator[str]:
             yield _box(where.at(each["at"]), PROMOTION_TOP + 4, 3, 12, COLOURS["rolled back or refused"], tip)
 
 
-def _alarms(happened: list[dict[str, Any]], where: _Days) -> Iterator[str]:
-    kinds = {"alert": COLOURS["alert"], "page": COLOURS["alert"], "retrain": COLOURS["retraining asked for"]}
+def _alarms(happened: list[dict[str, Any]], alarms: dict[str, int], where: _Days) -> Iterator[str]:
+    kinds = {"alert": COLOURS["alert"], "retrain": COLOURS["retraining asked for"]}
     for each in happened:
         if each["what"] == "trained":
             x, tip = where.at(each["at"]), f"version {each['version']} trained: {each['detail']}"
             yield _box(x, ALARM_TOP + 16, 3, 8, COLOURS["trained"], tip)
         if each["what"] == "monitor" and each["facts"]["decision"] in kinds:
             colour, x = kinds[each["facts"]["decision"]], where.of(each["facts"]["day"]) + where.width / 2
+            if not alarms[each["facts"]["day"]]:
+                colour = COLOURS["a figure is not known"]
             tip = f"{each['facts']['day']}: {each['detail']}"
             radius = min(4.0, where.width / 2.2)
             yield (
@@ -130,16 +134,20 @@ def _money(days: list[dict[str, Any]], where: _Days) -> Iterator[str]:
     yield _text(LEFT + WIDTH, MONEY_TOP + 2, f"{most:,.0f}", "end")
 
 
-def _alerts(days: list[dict[str, Any]], where: _Days) -> Iterator[str]:
-    found = [(each["day"], each["alerts"]) for each in days if "alerts" in each]
-    most = max([value for _, value in found] + [1.0])
+def _line(
+    values: list[tuple[str, float | None]], top: float, name: str, shown: str, where: _Days
+) -> Iterator[str]:
+    found = [(day, value) for day, value in values if value is not None]
+    if not found:
+        return
+    most = max(value for _, value in found)
     points = [
-        f"{where.of(day) + where.width / 2:.1f},{ALERT_TOP + 64 - 58 * value / most:.1f}"
+        f"{where.of(day) + where.width / 2:.1f},{top + 64 - 58 * value / (most or 1.0):.1f}"
         for day, value in found
     ]
-    colour = COLOURS["alerts"]
+    colour = COLOURS[name]
     yield f'<polyline points="{" ".join(points)}" fill="none" stroke="{colour}" stroke-width="1.6"/>'
-    yield _text(LEFT + WIDTH, ALERT_TOP + 4, f"{most:,.0f}", "end")
+    yield _text(LEFT + WIDTH, top + 4, f"{most:{shown}}", "end")
 
 
 def _changes(drift_days: list[str], where: _Days, days: list[str]) -> Iterator[str]:
