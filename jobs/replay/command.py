@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Sequence
 from datetime import date
 from functools import partial
@@ -23,7 +24,7 @@ from jobs.files import write_whole
 from jobs.locks import file_lock
 from jobs.replay import data
 from jobs.replay.page import page
-from jobs.replay.plan import Plan, PolicyUnderTest, data_settings, make_plan, policy_settings
+from jobs.replay.plan import Plan, PolicyUnderTest, data_settings, data_sources, make_plan, policy_settings
 from jobs.replay.play import play, quiet
 from jobs.replay.report import report, seconds_of
 
@@ -35,11 +36,16 @@ def main(arguments: Sequence[str]) -> int:
     given = _arguments(arguments)
     config = settings()
     plan = make_plan(config, given.first, given.last, given.policy, given.scenario, given.home)
-    console = Console()
+    console = screen()
     result = replay(config, plan, console)
     _show(result, console)
     console.print(f"{plan.home / PAGE} shows it; the same in {plan.home / RESULT}, seconds in {SECONDS}")
     return 0
+
+
+def screen() -> Console:
+    """A console on what is standard output now: it shows its bar also while nothing else may print."""
+    return Console(file=sys.stdout)
 
 
 def _arguments(arguments: Sequence[str]) -> argparse.Namespace:
@@ -63,7 +69,7 @@ def replay(config: Settings, plan: Plan, console: Console) -> dict[str, Any]:
     """
     plan.home.mkdir(parents=True, exist_ok=True)
     with file_lock(plan.home / ".lock"), quiet():
-        _require_same(config, plan)
+        require_same(config, plan)
         _play(config, plan, console)
         result = report(config, plan)
         seconds = {
@@ -81,17 +87,21 @@ def replay(config: Settings, plan: Plan, console: Console) -> dict[str, Any]:
 def _play(config: Settings, plan: Plan, console: Console) -> None:
     """The data of each kind of policy once, then all policies beside each other."""
     columns = TextColumn("{task.description:<40}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
-    with Progress(*columns, console=console, transient=True) as bar:
+    with Progress(*columns, console=console, transient=True, redirect_stdout=False) as bar:
         for where in _places(config, plan):
             days = len(days_between(where.first_day, plan.last)) + len(plan.days)
             data.take_in(
                 where, plan.first, plan.last, partial(_advance, bar, bar.add_task("data", total=days))
             )
         tasks = {each.name: bar.add_task(each.name, total=len(plan.days)) for each in plan.policies}
+        failed: set[str] = set()
 
         def progress(under_test: PolicyUnderTest, days: int, error: str) -> None:
-            shown = f"{under_test.name}: {error}" if error else under_test.name
-            bar.update(tasks[under_test.name], completed=days, description=shown)
+            name = under_test.name
+            if error and name not in failed:
+                failed.add(name)
+                console.print(f"policy {name} failed: {error}", markup=False)
+            bar.update(tasks[name], completed=days, description=f"{name} failed" if error else name)
 
         play(config, plan, progress)
 
@@ -106,12 +116,11 @@ def _advance(bar: Progress, task: TaskID, text: str) -> None:
     bar.update(task, advance=1, description=text)
 
 
-def _require_same(config: Settings, plan: Plan) -> None:
+def require_same(config: Settings, plan: Plan) -> None:
     """A folder holds one replay; what was played under other rules does not go on under these."""
     asked = {
         "from": str(plan.first),
-        "source": config.source_uri,
-        "contract": config.contract,
+        "data": data_sources(config),
         "scenario": plan.scenario.model_dump(mode="json"),
     }
     policies = {each.name: each.policy.model_dump(mode="json") for each in plan.policies}

@@ -22,6 +22,7 @@ from jobs.conf.contract import contract_of
 from jobs.conf.policy import Policy, load_policy
 from jobs.conf.settings import Settings
 from jobs.core import SluiceError, StrictModel, days_between
+from jobs.features.declarations import FEATURE_VERSION
 from jobs.training.run_folder import Drill
 
 SHIPPED = "shipped"  # what the policy is called that is laid over nothing
@@ -144,10 +145,21 @@ def make_plan(
     return Plan(first, last, named_policies(overlays), read_scenario(scenario), place)
 
 
+def data_sources(settings: Settings) -> dict[str, Any]:
+    """What the data of a replay are besides what its policies make of them."""
+    return {
+        "transactions": settings.source_uri,
+        "labels": settings.labels_uri,
+        "contract": contract_of(settings).model_dump(mode="json"),
+        "first_day": str(settings.first_day),
+        "feature_version": FEATURE_VERSION,
+    }
+
+
 def data_key(settings: Settings, policy: Policy) -> str:
     """Short digest of all that the tables of transactions, labels and features depend on."""
     said = {
-        "source": [settings.source_uri, settings.labels_uri, settings.contract, str(settings.first_day)],
+        "source": data_sources(settings),
         "policy": {name: getattr(policy, name).model_dump(mode="json") for name in DATA_SECTIONS},
     }
     return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:12]

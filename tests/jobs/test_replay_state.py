@@ -11,15 +11,25 @@ import pyarrow as pa
 import pytest
 
 from jobs import clock
+from jobs.conf.policy import load_policy
 from jobs.conf.settings import Settings
 from jobs.core import SluiceError
 from jobs.lake.store import Lake, lake_of
 from jobs.lake.tables import LABELS, REACTIONS
 from jobs.replay import checkpoint
 from jobs.replay.agenda import Agenda, Due
+from jobs.replay.command import require_same
 from jobs.replay.data import unbroken
 from jobs.replay.graph import ordered
-from jobs.replay.plan import data_settings, make_plan, named_policies, policy_settings, read_scenario
+from jobs.replay.plan import (
+    data_key,
+    data_settings,
+    data_sources,
+    make_plan,
+    named_policies,
+    policy_settings,
+    read_scenario,
+)
 from jobs.replay.view import show
 
 DAY = date(2026, 3, 1)
@@ -79,6 +89,17 @@ def test_a_view_ends_with_its_version_however_long_the_table_has_become(tmp_path
         assert seen.version(LABELS) == versions[number]
 
 
+def test_a_view_goes_back_to_an_earlier_day(tmp_path: Path) -> None:
+    source = Lake(tmp_path / "source")
+    days = [DAY + timedelta(days=number) for number in range(4)]
+    versions = [source.replace(LABELS, labels(day, number), day) for number, day in enumerate(days)]
+    for number in (3, 1):
+        show(tmp_path / "source", tmp_path / "view", {"labels": versions[number]})
+    assert sorted(Lake(tmp_path / "view").read(LABELS)["transaction_id"].to_pylist()) == [0, 1]
+    show(tmp_path / "source", tmp_path / "view", {})
+    assert Lake(tmp_path / "view").read(LABELS).num_rows == 0
+
+
 def test_a_view_shows_a_day_that_was_written_again_as_it_was(tmp_path: Path) -> None:
     source = Lake(tmp_path / "source")
     early = source.replace(LABELS, labels(DAY, 1), DAY)
@@ -129,6 +150,62 @@ def test_before_the_first_whole_day_there_is_nothing_to_go_back_to(home: Setting
     assert checkpoint.restore(home) is None
     assert not checkpoint.registry_file(home).exists()
     assert lake_of(home).read(REACTIONS).num_rows == 0
+
+
+def play_days(settings: Settings, count: int) -> list[date]:
+    """Days that each leave a version behind, as far as it matters here."""
+    days = [DAY + timedelta(days=number) for number in range(count)]
+    for number, day in enumerate(days, start=1):
+        write_registry(settings, number)
+        checkpoint.keep(settings, day, {})
+    return days
+
+
+def test_the_way_back_is_kept_to_each_day_to_which_rows_may_still_come_late(home: Settings) -> None:
+    days = play_days(home, 6)
+    checkpoint.forget_from(home, days[3])  # a file of the day after the last brings rows of three days
+    assert checkpoint.restore(home) == days[2]
+    assert registered(home) == [1, 2, 3]
+    write_registry(home, 7)
+    checkpoint.keep(home, days[3], {})
+    checkpoint.forget_from(home, days[4])
+    assert checkpoint.restore(home) == days[3]
+    assert registered(home) == [1, 2, 3, 7]
+
+
+def test_where_the_way_back_is_not_kept_all_days_are_played_again(home: Settings) -> None:
+    days = play_days(home, 6)
+    checkpoint.forget_from(home, days[1])
+    assert checkpoint.restore(home) is None
+    assert not checkpoint.registry_file(home).exists()
+
+
+@pytest.mark.parametrize(
+    ("changed", "other"),
+    [
+        ("labels_uri", "elsewhere"),
+        ("source_uri", "elsewhere"),
+        ("first_day", DAY - timedelta(days=9)),
+        ("contract", "handbook"),
+    ],
+)
+def test_a_folder_that_holds_a_replay_of_other_data_is_refused(
+    home: Settings, changed: str, other: object
+) -> None:
+    config = home.model_copy(update={"first_day": DAY - timedelta(days=20)})
+    plan = make_plan(config, DAY, DAY + timedelta(days=9), [], "", "")
+    plan.home.mkdir(parents=True)
+    require_same(config, plan)
+    require_same(config, plan._replace(last=DAY + timedelta(days=12)))
+    with pytest.raises(SluiceError, match="holds another replay"):
+        require_same(config.model_copy(update={changed: other}), plan)
+
+
+def test_features_of_another_version_are_other_data(home: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = data_sources(home), data_key(home, load_policy())
+    monkeypatch.setattr("jobs.replay.plan.FEATURE_VERSION", "other")
+    assert data_sources(home) != before[0]
+    assert data_key(home, load_policy()) != before[1]
 
 
 def test_what_is_due_comes_in_order_of_time_and_a_look_before_a_training() -> None:
