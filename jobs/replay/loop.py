@@ -157,8 +157,8 @@ class Loop:
     def _train(self, item: Due) -> list[Happening]:
         """The jobs of fraud_train; too little to learn from, or a closed gate, is an answer too.
 
-        Anything else that stops it says nothing of the policy, and stops the replay. What it registers is offered
-        once the hours of a training have passed: jobs/replay/promotions.py.
+        Anything else that stops it says nothing of the policy, and stops the replay. What it registers is
+        offered once the hours of a training have passed: jobs/replay/promotions.py.
         """
         run = f"replay-{item.day}-{item.at:%H}" + ("" if item.drill == "none" else f"-{item.drill}")
         common = {"day": item.day, "run": run}
