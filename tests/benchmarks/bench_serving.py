@@ -47,6 +47,7 @@ SOAKED = (2000, 1000, 500, 100)  # the long run has the highest of these that is
 HELD_P99 = 50.0  # milliseconds: beyond it a queue builds up and the rate is not held
 GROWTH_MB = 8.0  # of a process of some 400: allocators keep what a peak took
 WHOLE = '"degraded":""'  # with a score, and every feature read
+THROUGH_FEAST = "tests.benchmarks.serving_through_feast"
 CLIENTS = 32  # each may send the policy's requests_per_second
 
 
@@ -91,6 +92,8 @@ def measure(installed: Installed, client: Client, registry: Server, home: Path, 
     with scoring(installed.settings, registry, tokens, home / "scoring.log") as server:
         own, saturated = our_cases(client, server, tokens, times)
         cases += own
+    with scoring(installed.settings, registry, tokens, home / "through.log", module=THROUGH_FEAST) as server:
+        cases += through_feast_cases(client, server, tokens, times)
     add_shadow(installed.settings, bundle)
     with scoring(installed.settings, registry, tokens, home / "shadow.log") as server:
         warm(client, server, tokens, times)
@@ -138,8 +141,7 @@ def our_cases(client: Client, server: Server, tokens: list[str], times: Times) -
     )
     saturated = load(client, server, tokens, 0, times.step)
     cases += [
-        rate_case("saturation, 16 connections, everything on", saturated, 1200, ">= 1200"),
-        rate_case("  the same run: the read made cheaper, packed rows", saturated, 2500, ">= 2500"),
+        rate_case("packed rows, everything on: saturation, 16 connections", saturated, 2500, ">= 2500"),
         *latency_cases("saturation", saturated),
     ]
     rate = next((rate for rate in SOAKED if rate in held), 0)
@@ -150,6 +152,14 @@ def our_cases(client: Client, server: Server, tokens: list[str], times: Times) -
         cases.append(Case(f"{name}: growth of memory (of {soaked.memory_mb[-1]:.0f} MB)", soaked.growth_mb,
                           None, "MB", f"<= {GROWTH_MB:g}", soaked.growth_mb <= GROWTH_MB))  # fmt: skip
     return cases, saturated
+
+
+def through_feast_cases(client: Client, server: Server, tokens: list[str], times: Times) -> list[Case]:
+    """The same service, which reads stored features by Feast's own call."""
+    warm(client, server, tokens, times)
+    found = load(client, server, tokens, 0, times.step)
+    name = "through Feast's API, everything on: saturation"
+    return [rate_case(name, found, 1200, ">= 1200"), *latency_cases(name, found)]
 
 
 def rate_cases(rate: int, found: Loaded) -> list[Case]:
@@ -233,7 +243,9 @@ def load(
 
 
 @contextmanager
-def scoring(settings: Settings, registry: Server, tokens: list[str], log: Path) -> Iterator[Server]:
+def scoring(
+    settings: Settings, registry: Server, tokens: list[str], log: Path, module: str = "jobs.serving"
+) -> Iterator[Server]:
     """The scoring service as `sluice up` starts it, on its core, once its champion answers."""
     port = free_port()
     environment = {
@@ -244,7 +256,7 @@ def scoring(settings: Settings, registry: Server, tokens: list[str], log: Path) 
         "SLUICE_REDIS_URL": settings.redis_url,
         TOKEN: ",".join(f"client{number}={token}" for number, token in enumerate(tokens)),
     }
-    command = [sys.executable, "-m", "jobs.serving"]
+    command = [sys.executable, "-m", module]
     with serving(command, port, SERVER_CORE, "/ready", environment=environment, log=log) as server:
         yield server
 
