@@ -27,8 +27,9 @@ from jobs.features.declarations import FEATURE_VERSION, MODEL_FEATURES
 from jobs.lake.store import Lake, lake_of
 from jobs.lake.tables import PREDICTIONS
 from jobs.monitoring.statistics import Floats
-from jobs.promotion.evidence import evidence_of, log_since
+from jobs.promotion.evidence import evidence_of
 from jobs.promotion.state import Routing, percent_of, steps_of
+from jobs.promotion.step_log import StepLog
 from jobs.promotion.verdict import judge
 from jobs.replay.traffic import PLAIN_MS, Day, Served
 from jobs.serving.bundle import ModelBundle
@@ -158,7 +159,7 @@ class Promotion:
             now = started + timedelta(seconds=number * self.policy.canary.poll_seconds)
             while now > self._logged:
                 self.requests(step)
-                log = log_since(self._lake, BEGUN)
+                log = StepLog(self._lake).between(BEGUN)
             evidence = evidence_of(
                 log[log["served_at"] <= now],
                 {number for number, at in self._known.items() if at <= now},

@@ -103,7 +103,8 @@ class World:
             failed=failed.astype(float),
             latency_ms=latency,
             decision=np.where(failed, "", decision),
-            ruled=0.0,
+            compared=1.0,
+            requests=1.0,
             passed=passed.astype(float),
             known_at=np.where((fraud > 0) & passed & known & ~failed, known_at, np.inf),
         )

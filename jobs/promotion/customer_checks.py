@@ -17,7 +17,7 @@ from scipy import stats
 
 from jobs.conf.policy import Policy
 from jobs.core import Check, Outcome
-from jobs.promotion.look import Look, StepEvidence, made_check
+from jobs.promotion.look import CERTAIN, Look, StepEvidence, made_check
 from jobs.promotion.sequential import is_proven
 from jobs.promotion.state import SHADOW_STEP, percent_of
 
@@ -29,10 +29,7 @@ def decisions(evidence: StepEvidence, policy: Policy, alpha: float) -> list[Chec
 
     In shadow both have decided the same requests; in the canary customers of the same kind.
     """
-    mine, others = (rows[rows["ruled"].eq(0)] for rows in (evidence.challenger, evidence.champion))
-    if evidence.step == SHADOW_STEP:
-        both = set(mine["request_id"]) & set(others["request_id"])
-        mine, others = (rows[rows["request_id"].isin(both)] for rows in (mine, others))
+    mine, others = (rows[rows["compared"].eq(1)] for rows in (evidence.challenger, evidence.champion))
     stopped = [_customers(rows, ~rows["decision"].isin([APPROVE, ""])) for rows in (mine, others)]
     blocked = [_customers(rows, rows["decision"].eq(BLOCK)) for rows in (mine, others)]
     seen = mine["customer_id"].nunique(), others["customer_id"].nunique()
@@ -139,7 +136,7 @@ def _known_and_promised(rows: pd.DataFrame) -> tuple[int, float, int]:
     A customer is promised with one minus the product of what the scores leave.
     """
     through = rows[rows["passed"].eq(1) & rows["score"].notna()]
-    left = np.log1p(-np.clip(through["score"].to_numpy(dtype=np.float64), 0.0, 1.0 - 1e-9))
+    left = np.log1p(-np.clip(through["score"].to_numpy(dtype=np.float64), 0.0, CERTAIN))
     codes, customers = pd.factorize(through["customer_id"])
     promised = float(-np.expm1(np.bincount(codes, weights=left, minlength=len(customers))).sum())
     return len(_customers(through, through["disputed"].eq(1))), promised, len(customers)

@@ -1,83 +1,69 @@
-"""Evidence of a promotion step, read from the prediction log and the versions' own test rows.
+"""Evidence of a promotion step, from the prediction log and the versions' own test rows.
 
-In: the promotion's version and times, chargebacks that are known by now. Out: `StepEvidence`. Times are wall
-time (`served_at`): the events' own days say nothing about when a model answered.
+In: the promotion's version and times, chargebacks that are known by now. Out: `StepEvidence`. However long
+the step, memory holds a part of its log at a time, and of what that part says as many rows as `reduced`
+leaves: the verdict is the same.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
+from functools import partial
+from math import inf
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from jobs.conf.settings import Settings
 from jobs.core import SluiceError
 from jobs.lake.store import Lake, lake_of
-from jobs.lake.tables import LABELS, PREDICTIONS
 from jobs.monitoring.reference import load_reference
 from jobs.monitoring.statistics import Floats, as_floats
 from jobs.promotion.customer_checks import BLOCK
-from jobs.promotion.look import StepEvidence
+from jobs.promotion.look import StepEvidence, joined, reduced, sampled
+from jobs.promotion.sequential import look_number, look_size
 from jobs.promotion.state import SHADOW_STEP, VersionState
+from jobs.promotion.step_log import SHADOW, Counts, StepLog, after, known_frauds, windows
 
-COLUMNS = ["request_id", "transaction_id", "customer_id", "model_version", "variant", "step", "score",
-           "decision", "rule", "error", "latency_ms", "served_at"]  # fmt: skip
-SHADOW, HOLDOUT = "shadow", "holdout"
-
-
-def log_since(lake: Lake, since: datetime) -> pd.DataFrame:
-    """Rows of promotions in the prediction log that were served at or after an instant.
-
-    Without what is shadowed beside a canary: it would grow between two planned looks.
-    """
-    if not lake.exists(PREDICTIONS):
-        return pd.DataFrame(PREDICTIONS.schema.empty_table().select(COLUMNS).to_pandas())
-    start = pa.scalar(since, pa.timestamp("us", tz="UTC"))
-    # the files' own minima and maxima of served_at keep the log's older files closed
-    with lake.explained(PREDICTIONS):
-        log = lake.delta(PREDICTIONS).to_pyarrow_dataset()
-        in_step = (pc.field("step") == SHADOW_STEP) | (pc.field("variant") != SHADOW)
-        wanted = (pc.field("served_at") >= start) & (pc.field("step") != "") & in_step
-        found = log.to_table(columns=COLUMNS, filter=wanted)
-    return pd.DataFrame(found.to_pandas())
+HOLDOUT = "holdout"
+ROWS_AT_ONCE = 100_000  # of a step's log in memory, besides what is served so near to them:
+TOGETHER = timedelta(minutes=1)  # in which the rows of one request come: a shadow waits for its turn
+Said = Callable[[pd.DataFrame, Collection[int]], StepEvidence]  # `evidence_of` of one step at one instant
 
 
-def known_frauds(lake: Lake, transactions: pd.Series) -> set[int]:
-    """Those of the transactions that somebody has disputed by now; a later correction counts."""
-    if transactions.empty or not lake.exists(LABELS):
-        return set()
-    asked = pa.array(transactions.unique(), pa.int64())
-    with lake.explained(LABELS):
-        labels = lake.delta(LABELS).to_pyarrow_dataset()
-        found = labels.to_table(
-            columns=["transaction_id", "available_at", "is_fraud"],
-            filter=pc.field("transaction_id").isin(asked),
-        ).to_pandas()
-    latest = found.sort_values("available_at", kind="stable").drop_duplicates("transaction_id", keep="last")
-    return {int(number) for number in latest.loc[latest["is_fraud"].eq(1), "transaction_id"]}
-
-
-def prepared(rows: pd.DataFrame, since: datetime, frauds: Collection[int] = ()) -> pd.DataFrame:
+def prepared(log: pd.DataFrame, since: datetime, frauds: Collection[int] = ()) -> pd.DataFrame:
     """The columns that the verdict needs, see look.no_rows."""
-    error = rows["error"].fillna("").astype(str)
-    score = as_floats(rows["score"])
+    raised = log["error"].fillna("").ne("")
+    score = np.where(raised, np.nan, as_floats(log["score"]))
     # a block that was let through to learn from it is a block all the same: that is what was decided
-    held_out = rows["variant"].eq(HOLDOUT)
-    decision = rows["decision"].fillna("").astype(str).mask(held_out, BLOCK)
-    return rows.assign(
-        score=np.where(error.eq(""), score, np.nan),
-        failed=(error.ne("") | np.isnan(score)).astype(float),
-        seconds=(rows["served_at"] - since).dt.total_seconds(),
-        decision=decision,
-        ruled=rows["rule"].fillna("").astype(str).ne("").astype(float),
-        passed=(decision.ne(BLOCK) | held_out).astype(float),
-        disputed=rows["transaction_id"].isin(frauds).astype(float),
+    held_out = log["variant"].eq(HOLDOUT)
+    decision = log["decision"].fillna("").mask(held_out, BLOCK)
+    return pd.DataFrame(
+        {
+            "request_id": log["request_id"],
+            "decision": decision,
+            "customer_id": log["customer_id"],
+            "score": score,
+            "failed": np.isnan(score).astype(np.int8),
+            "latency_ms": log["latency_ms"],
+            "seconds": (log["served_at"] - since).dt.total_seconds(),
+            "compared": log["rule"].fillna("").eq("").astype(np.int8),
+            "passed": (decision.ne(BLOCK) | held_out).astype(np.int8),
+            "disputed": log["transaction_id"].isin(frauds).astype(np.int8),
+            "requests": 1.0,
+        }
     )
+
+
+def paired(mine: pd.DataFrame, others: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Both with the mark `compared` on those requests only that have it on both sides."""
+    both = set.intersection(*(set(rows.loc[rows["compared"].eq(1), "request_id"]) for rows in (mine, others)))
+    first, second = (
+        rows.assign(compared=rows["request_id"].isin(both).astype(np.int8)) for rows in (mine, others)
+    )
+    return first, second
 
 
 def scores_of(settings: Settings, state: VersionState | None) -> Floats | None:
@@ -106,24 +92,22 @@ def evidence_of(
     """What a promotion's log says about a step, without the versions' offline scores.
 
     Args:
-        log: COLUMNS, as `log_since` the promotion's begin gives them.
+        log: as StepLog gives it.
         frauds: transactions of the step that are known as such.
         champion: the version beside it, None where there is none.
     """
     rows = prepared(log, step_started, frauds)
     # a holdout row belongs to the version that scored it
-    own, in_shadow = rows["model_version"].eq(version), rows["variant"].eq(SHADOW)
+    own, in_shadow = log["model_version"].eq(version), log["variant"].eq(SHADOW)
     shadow = rows[in_shadow & own]
-    present = rows["step"].eq(step) & (rows["seconds"] >= 0)
+    present = log["step"].eq(step) & (rows["seconds"] >= 0)
     mine = rows[present & own & ~in_shadow]
     # where the canary failed, the champion answered in its place: that row is the canary's doing
-    answers = rows[present & ~own & ~in_shadow & ~rows["request_id"].isin(mine["request_id"])]
-    earlier = rows[rows["step"].ne(step) & ~own & ~in_shadow]
-    if champion is not None:
-        answers = answers[answers["model_version"].eq(champion)]
-        earlier = earlier[earlier["model_version"].eq(champion)]
+    others = ~own & ~in_shadow & (log["model_version"].eq(champion) if champion is not None else True)
+    answers = rows[present & others & ~rows["request_id"].isin(mine["request_id"])]
+    earlier = rows[log["step"].ne(step) & others]
     if step == SHADOW_STEP:
-        mine = shadow[shadow["seconds"] >= 0]
+        mine, answers = paired(shadow[shadow["seconds"] >= 0], answers)
     return StepEvidence(
         step=step,
         elapsed_minutes=(now - step_started).total_seconds() / 60,
@@ -133,6 +117,75 @@ def evidence_of(
         champion_before=earlier,
         shadow=shadow,
     )
+
+
+def _of_step(
+    lake: Lake, log: StepLog, said_by: Said, *, version: str, step: str, started: datetime, now: datetime
+) -> StepEvidence:
+    """What a step's own rows say, read one window of time after the other."""
+    by_second, own = log.by_second(step, started, now, version)
+    parts = windows(by_second, ROWS_AT_ONCE)
+    silent = max((now - started).total_seconds() - len(by_second), 0.0) / 60
+    if len(parts) == 1:
+        rows = log.between(started, None, step)
+        seen = said_by(rows, known_frauds(lake, rows["transaction_id"]))
+        return replace(seen, silent_minutes=silent)
+    look_end = _look_end(log, said_by, own, step, started)
+    found = replace(said_by(log.between(started, started), ()), silent_minutes=silent)
+    mine, others = _Reduced(found.challenger, look_end), _Reduced(found.champion, look_end)
+    for begin, end in parts:
+        early, late = started - TOGETHER + timedelta(seconds=begin), after(started + TOGETHER, end)
+        rows = log.between(early, late, step)
+        seen = said_by(rows, known_frauds(lake, rows["transaction_id"]))
+        for arm, its in ((mine, seen.challenger), (others, seen.champion)):
+            arm.add(its[its["seconds"].ge(begin) & its["seconds"].lt(end)])
+    return replace(found, challenger=mine.rows(), champion=others.rows())
+
+
+class _Reduced:
+    """Rows of an arm, reduced whenever they have become twice as many as the last time."""
+
+    def __init__(self, rows: pd.DataFrame, look_end: float) -> None:
+        self._parts, self._held, self._allowed = [rows], 0, ROWS_AT_ONCE
+        self._look_end = look_end
+
+    def add(self, rows: pd.DataFrame) -> None:
+        self._parts.append(rows)
+        self._held += len(rows)
+        if self._held > self._allowed:
+            self.rows()
+
+    def rows(self) -> pd.DataFrame:
+        found = reduced(joined(*self._parts), self._look_end)
+        self._parts, self._held = [found], len(found)
+        self._allowed = max(ROWS_AT_ONCE, 2 * len(found))
+        return found
+
+
+def _look_end(log: StepLog, said_by: Said, own: Counts, step: str, started: datetime) -> float:
+    """The second of the step at which the latest planned look ends, as jobs/promotion/look.py has it."""
+    so_far = own.cumsum()
+    number = look_number(int(so_far[-1])) if len(own) else 0
+    if number == 0:
+        return inf
+    whole = int(np.searchsorted(so_far, look_size(number)))
+    end = inf if whole == len(own) - 1 else whole + 1
+    rows = log.between(started + timedelta(seconds=whole), after(started, end), step)
+    seconds = said_by(rows, ()).challenger["seconds"].sort_values()
+    return float(seconds.iloc[look_size(number) - 1 - int(so_far[whole] - own[whole])])
+
+
+def _before(log: StepLog, said_by: Said, step: str, begin: datetime, end: datetime) -> StepEvidence:
+    """The latest of what the promotion's other steps say: the challenger's shadow, the champion's answers."""
+    found = said_by(log.between(begin, begin), ())
+    for rows in log.batches(begin, end):
+        seen = said_by(rows[rows["step"].ne(step)], ())
+        found = replace(
+            found,
+            shadow=sampled(joined(found.shadow, seen.shadow)),
+            champion_before=sampled(joined(found.champion_before, seen.champion_before)),
+        )
+    return found
 
 
 def gather(
@@ -147,16 +200,19 @@ def gather(
 ) -> StepEvidence:
     """What is known about a step now."""
     lake = lake_of(settings)
-    log = log_since(lake, promotion_started)
-    found = evidence_of(
-        log,
-        known_frauds(lake, log.loc[log["step"].eq(step), "transaction_id"]),
+    log = StepLog(lake)
+    said_by = partial(
+        evidence_of,
         version=state.version,
         champion=champion.version if champion is not None else None,
         step=step,
         step_started=step_started,
         now=now,
     )
+    found = _of_step(lake, log, said_by, version=state.version, step=step, started=step_started, now=now)
+    if step != SHADOW_STEP:
+        before = _before(log, said_by, step, promotion_started, step_started + TOGETHER)
+        found = replace(found, shadow=before.shadow, champion_before=before.champion_before)
     return replace(
         found,
         challenger_reference=scores_of(settings, state),

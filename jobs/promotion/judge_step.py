@@ -21,7 +21,7 @@ from jobs.core import Check, GateClosed, JobParams, Outcome, Receipt, Stopwatch,
 from jobs.lake.store import lake_of
 from jobs.promotion import state as registry
 from jobs.promotion.evidence import gather
-from jobs.promotion.look import StepEvidence, latest_look, step_alpha
+from jobs.promotion.look import StepEvidence, latest_look, requests_in, step_alpha
 from jobs.promotion.record import (
     StepRow,
     closed,
@@ -121,8 +121,8 @@ def _row(
         step=params.step,
         outcome=verdict.outcome.value,
         reason=verdict.reason,
-        champion_requests=len(evidence.champion),
-        challenger_requests=len(evidence.challenger),
+        champion_requests=requests_in(evidence.champion),
+        challenger_requests=requests_in(evidence.challenger),
         started_at=started,
         decided_at=now,
         evidence=evidence_text(

@@ -20,7 +20,7 @@ from scipy import stats
 from jobs.conf.policy import Policy
 from jobs.core import Check, Outcome
 from jobs.monitoring.statistics import Floats
-from jobs.promotion.look import Look, latest_rows, made_check
+from jobs.promotion.look import Look, latest_latencies, made_check
 from jobs.promotion.sequential import FIRST_LOOK
 from jobs.promotion.state import percent_of
 
@@ -35,7 +35,7 @@ QUANTILES = ((1000, 0.99), (200, 0.95), (FIRST_LOOK, 0.90))
 def latency(look: Look, policy: Policy) -> Check:
     """Whether the challenger is too slow."""
     evidence, limit = look.evidence, policy.canary.latency_ratio_max
-    slow, base = _timed(evidence.challenger), _timed(evidence.champion)
+    slow, base = latest_latencies(evidence.challenger), latest_latencies(evidence.champion)
     if look.number == 0 or len(slow) < FIRST_LOOK:
         return _open(f"{len(slow)} latencies of the challenger", limit)
     if not evidence.side_by_side:
@@ -87,7 +87,7 @@ def _absolute(look: Look, slow: pd.DataFrame, policy: Policy) -> Check:
     label, limit = f"p{quantile * 100:.0f} latency ms", policy.gate.latency_p99_ms
     alpha = look.alpha / 2 if blue_green else look.alpha
     value, lower = _quantile_bound(slow, quantile, alpha)
-    before = _timed(look.evidence.champion_before)
+    before = latest_latencies(look.evidence.champion_before)
     if percent_of(look.evidence.step) and len(before) >= FIRST_LOOK:
         columns = slow["latency_ms"], before["latency_ms"]
         usual = float(np.quantile(columns[1], quantile))
@@ -167,7 +167,3 @@ def _quantile_bound(rows: pd.DataFrame, quantile: float, alpha: float) -> tuple[
     drawn = _drawn_quantiles(values, _time_slices(rows["seconds"])[0], _weights(), quantile)
     value = float(np.quantile(values, quantile))
     return value, _log_bound(log(value), np.log(drawn), alpha)
-
-
-def _timed(rows: pd.DataFrame) -> pd.DataFrame:
-    return latest_rows(rows, "latency_ms", 5000)

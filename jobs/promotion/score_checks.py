@@ -15,7 +15,7 @@ from scipy import stats
 from jobs.conf.policy import Policy
 from jobs.core import Check, Outcome
 from jobs.monitoring.statistics import Floats, psi_lower_bound, quantile_edges
-from jobs.promotion.look import Look, latest_rows, made_check
+from jobs.promotion.look import Look, latest_scores, made_check
 from jobs.promotion.sequential import FIRST_LOOK
 from jobs.promotion.state import percent_of
 
@@ -27,12 +27,12 @@ TOP_SHARE = 0.25  # of the champion's scores: what it holds for suspicious
 def scores(look: Look, policy: Policy) -> list[Check]:
     """The challenger's scores against its own in shadow, and against its own offline ones."""
     limit, evidence = policy.canary.score_psi_max, look.evidence
-    answered = _scored(evidence.challenger)
+    answered = latest_scores(evidence.challenger)
     enough = look.number > 0 and len(answered) >= FIRST_LOOK
     checks = []
     if percent_of(evidence.step):
         name = "score PSI against own shadow"
-        shadow = _scored(evidence.shadow)
+        shadow = latest_scores(evidence.shadow)
         if enough and len(shadow) >= FIRST_LOOK:
             pooled = shadow["score"].to_numpy(dtype=np.float64)
             value, lower = _score_shift(pooled, shadow, answered, policy, look.alpha)
@@ -49,7 +49,7 @@ def _against_offline(look: Look, reference: Floats, answered: pd.DataFrame, poli
     """Live scores against the offline ones; what the champion's scores moved as well is the world's doing."""
     evidence, limit, world = look.evidence, policy.canary.score_psi_max, 0.0
     value, lower = _score_shift(reference, _each_alone(reference), answered, policy, look.alpha)
-    champion = _scored(pd.concat([evidence.champion, evidence.champion_before], ignore_index=True))
+    champion = latest_scores(pd.concat([evidence.champion, evidence.champion_before], ignore_index=True))
     own = evidence.champion_reference
     if own is not None and len(champion) >= FIRST_LOOK:
         world, _ = _score_shift(own, _each_alone(own), champion, policy, look.alpha)
@@ -103,8 +103,10 @@ def agreement(look: Look, policy: Policy) -> Check:
     """
     name, limit = "agreement with the champion's ranks", policy.canary.agreement_min
     columns = ["request_id", "customer_id", "score"]
-    pairs = _scored(look.evidence.challenger)[columns].merge(
-        _scored(look.evidence.champion)[["request_id", "score"]], on="request_id", suffixes=("", "_champion")
+    pairs = latest_scores(look.evidence.challenger)[columns].merge(
+        latest_scores(look.evidence.champion)[["request_id", "score"]],
+        on="request_id",
+        suffixes=("", "_champion"),
     )
     theirs = _rounded(pairs["score_champion"].to_numpy(dtype=np.float64))
     top = theirs > np.quantile(theirs, 1 - TOP_SHARE) if len(theirs) else np.empty(0, dtype=bool)
@@ -144,7 +146,3 @@ def _share_below(values: Floats, others: Floats) -> Floats:
     left = np.searchsorted(ordered, values, side="left")
     right = np.searchsorted(ordered, values, side="right")
     return np.asarray((left + right) / (2.0 * len(others)), dtype=np.float64)
-
-
-def _scored(rows: pd.DataFrame) -> pd.DataFrame:
-    return latest_rows(rows, "score", 20_000)

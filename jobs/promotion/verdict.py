@@ -13,13 +13,14 @@ from __future__ import annotations
 
 from math import nan
 
+import pandas as pd
 from scipy import stats
 
 from jobs.conf.policy import Policy
 from jobs.core import Check, Outcome, Verdict
 from jobs.promotion.customer_checks import calibration, decisions, disputes, sample_ratio
 from jobs.promotion.latency_checks import latency
-from jobs.promotion.look import StepEvidence, latest_look, made_check, step_alpha
+from jobs.promotion.look import StepEvidence, latest_look, made_check, requests_in, step_alpha
 from jobs.promotion.score_checks import agreement, scores
 from jobs.promotion.sequential import is_proven
 from jobs.promotion.state import SHADOW_STEP, minutes_of, percent_of, requests_of
@@ -59,7 +60,7 @@ def _time(evidence: StepEvidence, policy: Policy) -> Check:
 
 
 def _sample(evidence: StepEvidence, policy: Policy) -> Check:
-    needed, got = requests_of(evidence.step, policy), len(evidence.challenger)
+    needed, got = requests_of(evidence.step, policy), requests_in(evidence.challenger)
     detail = "" if got >= needed else f"{got} of {needed} requests of the challenger"
     return Check(
         name="requests",
@@ -72,8 +73,7 @@ def _sample(evidence: StepEvidence, policy: Policy) -> Check:
 
 def _errors(evidence: StepEvidence, policy: Policy, alpha: float) -> Check:
     """Share of requests on which the challenger raised or gave no score."""
-    limit, rows = policy.canary.error_rate_max, len(evidence.challenger)
-    failed = int(evidence.challenger["failed"].sum()) if rows else 0
+    limit, rows, failed = policy.canary.error_rate_max, *_failures(evidence.challenger)
     rate = failed / rows if rows else nan
     allowed = max(limit, _champion_errors(evidence, limit, alpha))
     if is_proven(failed, rows, allowed, alpha):
@@ -85,9 +85,13 @@ def _errors(evidence: StepEvidence, policy: Policy, alpha: float) -> Check:
     return made_check("error rate", Outcome.PASS, rate, limit)
 
 
+def _failures(rows: pd.DataFrame) -> tuple[int, int]:
+    return requests_in(rows), requests_in(rows[rows["failed"].eq(1)])
+
+
 def _champion_errors(evidence: StepEvidence, limit: float, alpha: float) -> float:
     """What the champion's error rate may be: a fault of both, such as a store that is down, is no one's."""
-    rows, failed = len(evidence.champion), int(evidence.champion["failed"].sum())
+    rows, failed = _failures(evidence.champion)
     if not evidence.has_champion or rows == 0 or failed / rows <= limit:
         return 0.0
     return 1.0 if failed == rows else float(stats.beta.isf(alpha, failed + 1, rows - failed))

@@ -15,6 +15,7 @@ from jobs.evaluation.metrics import Ranking
 from jobs.features.declarations import MODEL_FEATURES
 from jobs.lake.store import lake_of
 from jobs.lake.tables import PREDICTIONS
+from jobs.promotion.evidence import paired
 from jobs.promotion.look import StepEvidence, no_rows
 from jobs.promotion.state import steps_of
 from jobs.promotion.verdict import judge
@@ -31,9 +32,10 @@ def check_named(evidence: StepEvidence, name: str, policy: Policy = DEMO) -> Che
 
 def some(customers: range, **columns: float) -> pd.DataFrame:
     """One request of each customer, approved, without any trouble, but for `columns`."""
-    plain = {"score": 0.01, "failed": 0.0, "latency_ms": 3.0, "ruled": 0.0, "passed": 1.0, "disputed": 0.0}
+    plain = {"score": 0.01, "failed": 0.0, "latency_ms": 3.0, "passed": 1.0, "disputed": 0.0}
     numbers = list(customers)
     rows = pd.DataFrame({"request_id": [f"r{number}" for number in numbers], "customer_id": numbers})
+    rows = rows.assign(compared=1.0, requests=1.0)
     return rows.assign(seconds=np.linspace(0, 10, len(rows)), decision="approve", **(plain | columns))
 
 
@@ -219,9 +221,11 @@ def test_many_blocks_of_one_customer_are_one_blocked_customer() -> None:
 
 
 def test_what_a_rule_stopped_is_no_decision_of_the_champion() -> None:
-    others = some(range(400)).assign(decision="block", ruled=1.0)
-    others.loc[100:, ["decision", "ruled"]] = ["approve", 0.0]
-    check = check_named(beside(some(range(400)), others, "shadow"), "customers blocked")
+    others = some(range(400)).assign(decision="block", compared=0.0)
+    others.loc[100:, ["decision", "compared"]] = ["approve", 1.0]
+    mine, others = paired(some(range(400)), others)
+    assert mine["compared"].sum() == others["compared"].sum() == 300
+    check = check_named(beside(mine, others, "shadow"), "customers blocked")
     assert check.outcome is Outcome.PASS
 
 
