@@ -28,6 +28,8 @@ CUSTOMERS = 3000
 RATE = 100  # requests a second
 SECONDS_AT_MOST = 60
 FAULTY = ("raises", "slow", "nan", "spoilt", "miscalibrated", "shuffled")
+CORRECTS = "corrects"  # no fault: frauds have become more, and only the champion does not know
+BEFORE_DRIFT = -1.2  # log-odds of its scores by which it promises too little since
 CANARY_ONLY = ("raises", "slow", "nan")  # what its shadow does not show
 
 
@@ -46,6 +48,12 @@ def latencies(generator: np.random.Generator, seconds: Floats) -> Floats:
     busy = generator.random(4 * SECONDS_AT_MOST) < 0.1
     burst = busy[(seconds * 4).astype(int)]
     return np.asarray(generator.lognormal(1.2, 0.5, len(seconds)) * np.where(burst, 6.0, 1.0))
+
+
+def moved(scores: Floats, shift: float) -> Floats:
+    """Scores with other log-odds."""
+    logits = np.log(scores + 1e-6) - np.log(1 - scores + 1e-6)
+    return np.asarray(np.round(1 / (1 + np.exp(-(logits + shift))), 6))
 
 
 class World:
@@ -74,10 +82,9 @@ class World:
     def spoilt(self, scores: Floats) -> Floats:
         """What a faulty model makes of a good one's scores."""
         if self.kind in ("spoilt", "miscalibrated"):
-            logits = np.log(scores + 1e-6) - np.log(1 - scores + 1e-6)
             # its own test rows show what was spoilt after them; what was wrong from the start must hurt
             shift = 2.5 if self.kind == "spoilt" else 4.0
-            return np.asarray(np.round(1 / (1 + np.exp(-(logits + shift))), 6))
+            return moved(scores, shift)
         if self.kind == "shuffled":
             return np.asarray(np.round(self.generator.beta(20, 700, len(scores)), 6))
         return scores
@@ -119,7 +126,8 @@ class World:
         good, fraud = self.scored(customers)
         faults = bool(percent) and self.kind in CANARY_ONLY
         mine = self.answers(self.spoilt(good), base, fraud, policy, faults=faults)
-        others = self.answers(good, base, fraud, policy, faults=False)
+        theirs = moved(good, BEFORE_DRIFT) if self.kind == CORRECTS else good
+        others = self.answers(theirs, base, fraud, policy, faults=False)
         if percent:
             drawn = np.unique(customers)
             chosen = np.isin(customers, [each for each in drawn if in_canary(int(each), percent, self.salt)])

@@ -4,7 +4,8 @@ Requests of one customer are alike, so customers are counted: who was stopped, w
 by now. A chi-square test on such counts is wrong exactly where a canary is young, with three blocks expected
 and a millionth of alpha to spend: an e-process is right at every count and every look.
 Labels are early: a fraud that is not known yet is no good payment. Both variants wait alike, so disputes are
-compared with the champion's, and never with what the scores promise, where they are fewer.
+compared with the champion's, and never with what the scores promise, where they are fewer. But the champion
+is not the truth: after a drift it is the one who promises wrongly. Only more frauds than promised end a step.
 """
 
 from __future__ import annotations
@@ -102,6 +103,8 @@ def disputes(evidence: StepEvidence, alpha: float) -> Check:
 def calibration(evidence: StepEvidence, policy: Policy, alpha: float) -> Check:
     """Known frauds over what the scores promise, against the champion's ratio in the same window.
 
+    More than promised, and more than the champion's, fails. Where only the two differ, either may be wrong:
+    the step is held, unless more frauds than the champion promised show that it is the champion.
     Where no champion answers beside it, only more frauds than promised tell anything: fewer are fewer labels.
     """
     limit = policy.canary.calibration_ratio_max
@@ -114,20 +117,26 @@ def calibration(evidence: StepEvidence, policy: Policy, alpha: float) -> Check:
             return made_check("known frauds / promised", Outcome.FAIL, value, limit, detail)
         return made_check("known frauds / promised", Outcome.PASS, value, limit)
     name = "known frauds per promised / champion's"
-    others, beside, _ = _known_and_promised(evidence.champion)
+    others, beside, theirs = _known_and_promised(evidence.champion)
     if promised <= 0 or beside <= 0:
         return made_check(name, Outcome.INCONCLUSIVE, nan, limit, "no scores to hold known frauds against")
     ratio = ((mine + 0.5) / promised) / ((others + 0.5) / beside)
     share, total = promised / (promised + beside), mine + others
     more = ratio > limit and is_proven(mine, total, share, alpha / 2)
     fewer = ratio < 1 / limit and is_proven(others, total, 1 - share, alpha / 2)
-    if more or fewer:
-        detail = (
-            f"scores promise {'too little' if more else 'too much'}: {mine} customers with a known fraud of "
-            f"{promised:.1f} promised, the champion's {others} of {beside:.1f}"
-        )
-        return made_check(name, Outcome.FAIL, ratio, limit, detail)
-    return made_check(name, Outcome.PASS, ratio if total else nan, limit, _by_chance(ratio, limit, total))
+    if not (more or fewer):
+        return made_check(name, Outcome.PASS, ratio if total else nan, limit, _by_chance(ratio, limit, total))
+    detail = (
+        f"{mine} customers with a known fraud of {promised:.1f} promised, the champion's {others} of "
+        f"{beside:.1f}"
+    )
+    if more and is_proven(mine, customers, promised / customers, alpha / 2):
+        return made_check(name, Outcome.FAIL, ratio, limit, f"scores promise too little: {detail}")
+    if fewer and is_proven(others, theirs, beside / theirs, alpha / 2):
+        return made_check(name, Outcome.PASS, ratio, limit, f"the champion promises too little: {detail}")
+    mine_are, theirs_are = ("little", "much") if more else ("much", "little")
+    said = f"scores promise too {mine_are}, or the champion's too {theirs_are}: {detail}"
+    return made_check(name, Outcome.INCONCLUSIVE, ratio, limit, said)
 
 
 def _known_and_promised(rows: pd.DataFrame) -> tuple[int, float, int]:

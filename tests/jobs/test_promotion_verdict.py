@@ -21,7 +21,7 @@ from jobs.promotion.state import steps_of
 from jobs.promotion.verdict import judge
 from tests import promotion_logs
 from tests.faults.canaries import SECONDS_ALLOWED
-from tests.promotion_trials import CUSTOMERS, DEMO, FAULTY, RATE, promotion, seen
+from tests.promotion_trials import CORRECTS, CUSTOMERS, DEMO, FAULTY, RATE, promotion, seen
 
 BLUE_GREEN = DEMO.model_copy(update={"canary": DEMO.canary.model_copy(update={"mode": "blue_green"})})
 
@@ -242,7 +242,11 @@ def test_customers_with_more_disputes_than_the_champions_are_seen() -> None:
 
 @pytest.mark.parametrize(
     ("score", "outcome", "word"),
-    [(0.1, Outcome.PASS, ""), (0.02, Outcome.FAIL, "too little"), (0.5, Outcome.FAIL, "too much")],
+    [
+        (0.1, Outcome.PASS, ""),
+        (0.02, Outcome.FAIL, "scores promise too little"),
+        (0.5, Outcome.INCONCLUSIVE, "or the champion's too little"),
+    ],
 )
 def test_scores_that_promise_another_share_of_frauds_than_the_champions_are_seen(
     score: float, outcome: Outcome, word: str
@@ -253,6 +257,31 @@ def test_scores_that_promise_another_share_of_frauds_than_the_champions_are_seen
     check = check_named(beside(mine, others), "known frauds")
     assert check.outcome is outcome
     assert word in check.detail
+
+
+def test_a_version_that_promises_no_less_than_came_true_is_held_beside_a_champion_that_promises_more() -> (
+    None
+):
+    mine, others = some(range(9000), score=0.055), some(range(9000, 18_000), score=0.1)
+    for rows in (mine, others):
+        rows.loc[:449, "disputed"] = 1.0
+    check = check_named(beside(mine, others), "known frauds")
+    assert check.outcome is Outcome.INCONCLUSIVE
+    assert "or the champion's too much" in check.detail
+
+
+def test_a_champion_with_more_frauds_than_it_promised_is_no_measure_of_a_promise() -> None:
+    mine, others = some(range(900), score=0.2), some(range(900, 1800), score=0.02)
+    for rows in (mine, others):
+        rows.loc[:89, "disputed"] = 1.0
+    check = check_named(beside(mine, others), "known frauds")
+    assert (check.outcome, check.detail[:31]) == (Outcome.PASS, "the champion promises too littl")
+    assert check_named(beside(others, mine), "known frauds").outcome is Outcome.FAIL
+
+
+def test_a_version_that_corrects_a_champion_from_before_a_drift_is_not_rolled_back() -> None:
+    ended = [promotion(seed, CORRECTS) for seed in range(4)]
+    assert [each.reason for each in ended if each.step] == []
 
 
 @pytest.mark.parametrize(("score", "outcome"), [(0.01, Outcome.FAIL), (0.1, Outcome.PASS)])
