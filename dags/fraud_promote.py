@@ -4,7 +4,8 @@
 version and `previous` on the last one, or the challenger off within seconds; table `promotion_steps`.
 
 **If it fails:** that is the answer: the version was refused, rejected or rolled back; the champion serves
-as before. A registry or a lake that is away is no answer: it holds a step, which goes on by itself. The
+as before. A registry or a lake that is away is no answer: it holds a step, which goes on by itself; a step
+that is held until its promotion has taken a week too long is taken back. The
 failed task's log and the version's tags in MLflow say why. To take back a champion, set the alias `champion`
 back to the version under `previous`.
 """
@@ -17,7 +18,15 @@ from jobs.conf.policy import policy_of
 from jobs.conf.settings import settings
 from jobs.promotion.state import steps_of
 from plugins.assets import CHALLENGER
-from plugins.defaults import PATIENCE, PROMOTION_RETRY_DELAY, dag_defaults, promotion_timeout, version_param
+from plugins.callbacks import take_back_what_was_cut_off
+from plugins.defaults import (
+    PATIENCE,
+    PROMOTION_RETRY_DELAY,
+    dag_defaults,
+    promotion_time,
+    promotion_timeout,
+    version_param,
+)
 from plugins.operators import JobOperator, PersonApprovalOperator, PromotionStepOperator
 from plugins.tags import Tag
 from plugins.tasks import job
@@ -39,6 +48,7 @@ The run of the version in MLflow holds the evidence and the pictures."""
     doc_md=__doc__,
     tags=[Tag.PROMOTION],
     max_active_runs=1,
+    on_failure_callback=take_back_what_was_cut_off,
     **dag_defaults(promotion_timeout(POLICY), PROMOTION_RETRY_DELAY),
 )
 def fraud_promote() -> None:
@@ -56,6 +66,8 @@ def fraud_promote() -> None:
             task_id=f"run_{step}",
             arguments={"version": OFFERED_VERSION, "step": step},
             poll_seconds=POLICY.canary.poll_seconds,
+            ends_after=promotion_time(POLICY),
+            **PATIENCE,
         )
         for step in steps_of(POLICY)
     ]

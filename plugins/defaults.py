@@ -72,11 +72,20 @@ def task_defaults(
     }
 
 
-def promotion_timeout(policy: Policy) -> timedelta:
+WEEK = timedelta(days=7)
+
+
+def promotion_time(policy: Policy) -> timedelta:
     """The longest that a promotion may take: an approval, every step, and a week in which a step is held
-    for want of requests. Whatever is cut off by it is nobody's to judge any more, so it must be generous."""
+    for want of requests. The step that is held then ends, and its version is taken back."""
     minutes = policy.shadow.minutes + sum(step.minutes for step in policy.canary.steps)
-    return timedelta(days=policy.approval.expires_days + 7, minutes=minutes)
+    return timedelta(days=policy.approval.expires_days, minutes=minutes) + WEEK
+
+
+def promotion_timeout(policy: Policy) -> timedelta:
+    """The longest that its run may take: time to take back is left, since what Airflow cuts off by it takes
+    nothing back any more."""
+    return promotion_time(policy) + WEEK
 
 
 def dag_defaults(

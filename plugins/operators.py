@@ -18,6 +18,7 @@ from airflow.sdk.exceptions import (
     AirflowTaskTimeout,
     TaskDeferred,
 )
+from airflow.sdk.timezone import utcnow
 
 from plugins.callbacks import report_held
 from plugins.links import ReportLink
@@ -194,13 +195,18 @@ class SwapApprovalOperator(ApprovalOperator):
 class PromotionStepOperator(JobOperator):
     """One step of a promotion: starts it, waits without a worker slot, and judges it until it is decided.
 
-    Only the gate ends a step. A registry or a lake that does not answer is a missing figure: it holds the
-    step where it was, and costs none of its tries.
+    Only the gate ends a step, and the time that its promotion may take. A registry or a lake that does not
+    answer is a missing figure: it holds the step where it was, and costs none of its tries.
+
+    Args:
+        poll_seconds: between two looks.
+        ends_after: since the run's start: a step that is held still fails then, and is taken back.
     """
 
-    def __init__(self, *, poll_seconds: float, **operator: Any) -> None:
+    def __init__(self, *, poll_seconds: float, ends_after: timedelta, **operator: Any) -> None:
         super().__init__(job="judge_step", **operator)
         self.poll_seconds = poll_seconds
+        self.ends_after = ends_after
 
     def execute(self, context: Context) -> Receipt:
         return self.start(context)
@@ -216,7 +222,7 @@ class PromotionStepOperator(JobOperator):
         """Look again; an inconclusive step is held: neither advanced nor given up."""
         receipt = self._answer(self.job, context, "judge", troubles)
         if receipt["facts"]["outcome"] == "inconclusive":
-            self._look_again("judge")
+            self._look_again(context, "judge")
         return receipt
 
     def _answer(self, job: str, context: Context, method: str, troubles: int) -> Receipt:
@@ -229,8 +235,11 @@ class PromotionStepOperator(JobOperator):
             log.warning("%s gave no verdict, the step is held: %s", job, trouble, exc_info=trouble)
             if troubles + 1 >= TROUBLES_TOLD:
                 report_held(context, trouble)
-            self._look_again(method, troubles=troubles + 1)
+            self._look_again(context, method, troubles=troubles + 1)
 
-    def _look_again(self, method: str, **state: int) -> NoReturn:
+    def _look_again(self, context: Context, method: str, **state: int) -> NoReturn:
+        started = context["dag_run"].start_date
+        if started is not None and utcnow() > started + self.ends_after:
+            raise AirflowFailException(f"the step is held, and its promotion has taken {self.ends_after}")
         wait = TimeDeltaTrigger(timedelta(seconds=self.poll_seconds))
         raise TaskDeferred(trigger=wait, method_name=method, kwargs=state)

@@ -2,8 +2,10 @@
 
 In: the version, its step, the log since the step's start. Out: a receipt with `outcome` pass or inconclusive,
 and a row of the record once the step is decided. Inconclusive is no error: the operator that waits looks
-again after the policy's poll_seconds. Where alias champion points at a version that serving does not accept,
-the step is compared with the champion of the gate's evidence, and does not pass until the alias is set back.
+again after the policy's poll_seconds; its owner hears once where a step is held for long, or where no row of
+it comes into the log while customers have the version. Where alias champion points at a version that serving
+does not accept, the step is compared with the champion of the gate's evidence, and does not pass until the
+alias is set back.
 Errors: GateClosed where the step fails; the challenger's traffic is taken away before it is raised, so that
 nothing depends on who handles it; and where the step does not run. Any other error is no verdict: look again.
 """
@@ -11,14 +13,17 @@ nothing depends on who handles it; and where the step does not run. Any other er
 from __future__ import annotations
 
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
+from jobs.alerts import Alert, raise_alerts
 from jobs.clock import now as utc_now
+from jobs.conf.contract import contract_of
 from jobs.conf.policy import Policy, policy_of
 from jobs.conf.settings import Settings
 from jobs.core import Check, GateClosed, JobParams, Outcome, Receipt, Stopwatch, Verdict
-from jobs.lake.store import lake_of
+from jobs.lake.store import Lake, lake_of
 from jobs.promotion import state as registry
 from jobs.promotion.evidence import gather
 from jobs.promotion.look import StepEvidence, latest_look, requests_in, step_alpha
@@ -36,11 +41,17 @@ from jobs.promotion.record import (
 from jobs.promotion.roll_back import withdraw
 from jobs.promotion.start_step import known_step, known_version
 from jobs.promotion.state import VersionState
-from jobs.promotion.timeline import save_page
+from jobs.promotion.timeline import log_timeline, save_page
 from jobs.promotion.verdict import judge
 
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
 READS: tuple[str, ...] = ("registry", "predictions", "labels", "reference")
-WRITES: tuple[str, ...] = ("promotion_steps",)
+WRITES: tuple[str, ...] = ("promotion_steps", "alerts")
+
+HELD_TIMES, HELD_MINUTES = 3.0, 60.0  # as long as the step takes at least, and no less: then its owner hears
+SILENT_MINUTES = 10.0  # without a row of the log: nobody can tell then how a canary does
 
 
 class Params(JobParams):
@@ -87,15 +98,43 @@ def run(params: Params, settings: Settings) -> Receipt:
         verdict = Verdict.of([held, *verdict.checks])
     row = _row(params, state, verdict, evidence, policy, started, now)
     if verdict.outcome is Outcome.INCONCLUSIVE:
+        if alerts := _alerts(row, evidence, policy, contract_of(settings).owner):
+            raise_alerts(settings, alerts)
         return _receipt(params, state, row, watch)
     if verdict.outcome is Outcome.FAIL:
         # the record may wait for a lake that does not answer, customers may not
         withdraw(client, name, params.version, f"{params.step}: {verdict.reason}")
         write_row(lake, row)
-        raise GateClosed(verdict, where, save_page(settings, row.promotion, read_rows(lake, row.promotion)))
+        raise GateClosed(verdict, where, _told(client, state, lake, settings))
     version = write_row(lake, row)
-    report = save_page(settings, row.promotion, read_rows(lake, row.promotion))
+    report = _told(client, state, lake, settings)
     return _receipt(params, state, row, watch, version, report)
+
+
+def _told(client: MlflowClient, state: VersionState, lake: Lake, settings: Settings) -> str:
+    """Picture and page of the promotion so far; gives the page's place."""
+    promotion = state.tag(registry.TAG_PROMOTION_ID)
+    rows = read_rows(lake, promotion)
+    log_timeline(client, state, rows)
+    return save_page(settings, promotion, rows)
+
+
+def _alerts(row: StepRow, evidence: StepEvidence, policy: Policy, owner: str) -> list[Alert]:
+    """What a person should know of a step that is held, once per step."""
+    minutes = max(HELD_TIMES * registry.minutes_of(row.step, policy), HELD_MINUTES)
+    place, step = f"{row.promotion}/{row.step}", f"step {row.step} of version {row.model_version}"
+    found = []
+    if evidence.elapsed_minutes > minutes:
+        cause = f"{step} is held after {evidence.elapsed_minutes:.0f} minutes: {row.reason}"
+        action = "see what is missing; take the version back where nothing will change"
+        found.append(Alert(key=f"promotion-held/{place}", cause=cause, owner=owner, action=action))
+    if registry.percent_of(row.step) and evidence.silent_minutes > SILENT_MINUTES:
+        cause = f"{step} has no row in the prediction log for {evidence.silent_minutes:.0f} minutes"
+        action = (
+            "look at the scoring service and its log: customers may have the version, and nobody judges it"
+        )
+        found.append(Alert(key=f"promotion-unseen/{place}", cause=cause, owner=owner, action=action))
+    return found
 
 
 def _started(state: VersionState, step: str, where: str) -> datetime:

@@ -21,6 +21,7 @@ from jobs.lake.store import Lake
 from jobs.lake.tables import PROMOTIONS
 from jobs.promotion.state import (
     CHALLENGER,
+    OFFERED,
     SHADOW_STEP,
     TAG_APPROVED_AT,
     TAG_APPROVED_BY,
@@ -28,7 +29,9 @@ from jobs.promotion.state import (
     TAG_APPROVED_VERSION,
     TAG_AUTHOR,
     TAG_JUDGED_AGAINST,
+    TAG_PROMOTION,
     TAG_PROMOTION_ID,
+    TAG_STEP_STARTED_AT,
     VersionState,
     needs_person,
     steps_of,
@@ -183,7 +186,8 @@ def approval_problem(state: VersionState, policy: Policy, now: datetime, *, has_
     if given_to != state.version:
         what = f"was given to version {given_to}" if given_to else "names no version"
         return f"the approval by {person} {what}"
-    problem = author_problem(state, person) or age_problem(at, policy, now)
+    # an approval may age while the steps that it allowed take their time
+    problem = author_problem(state, person) or ("" if _begun(state) else age_problem(at, policy, now))
     if problem:
         return problem
     if state.tag(TAG_APPROVED_PROMOTION) != state.tag(TAG_PROMOTION_ID):
@@ -191,8 +195,13 @@ def approval_problem(state: VersionState, policy: Policy, now: datetime, *, has_
     return ""
 
 
+def _begun(state: VersionState) -> bool:
+    """Whether the version's present promotion has had its first step started."""
+    return bool(state.tag(TAG_STEP_STARTED_AT)) and state.tag(TAG_PROMOTION) != OFFERED
+
+
 def require_approval(state: VersionState, policy: Policy, where: str, *, has_champion: bool) -> None:
-    """Raises GateClosed where a needed approval is missing, expired, or not this promotion's."""
+    """Raises GateClosed where a needed approval is missing, another promotion's, or too old to begin with."""
     problem = approval_problem(state, policy, clock.now(), has_champion=has_champion)
     if problem:
         raise closed("approval", problem, where)

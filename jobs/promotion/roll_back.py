@@ -139,6 +139,16 @@ def version_in_traffic(client: MlflowClient, name: str, lake: Lake) -> str:
     return champion if promoted_last else ""
 
 
+def running_promotion(settings: Settings) -> dict[str, str]:
+    """Version and promotion_id of the challenger whose promotion is under way; empty where none is."""
+    client, name = registry.registry_client(settings), settings.model_name
+    version = registry.read_aliases(client, name).get(registry.CHALLENGER)
+    state = registry.read_version(client, name, version) if version else None
+    if state is None or state.tag(registry.TAG_PROMOTION) not in registry.UNDER_WAY:
+        return {}
+    return {"version": state.version, "promotion_id": state.tag(registry.TAG_PROMOTION_ID)}
+
+
 def _begun(state: registry.VersionState) -> datetime:
     """When a version's last step began; where none did, when it was registered."""
     started = state.tag(registry.TAG_STEP_STARTED_AT)

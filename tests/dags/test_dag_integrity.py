@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from jobs.conf.policy import load_policy
-from plugins.defaults import PATIENCE, promotion_timeout
+from plugins.callbacks import take_back_what_was_cut_off
+from plugins.defaults import PATIENCE, promotion_time, promotion_timeout
 from plugins.tags import Tag
 
 ROOT = Path(__file__).parents[2]
@@ -70,6 +71,7 @@ TASKS = {
     "fraud_freshness": ["check_freshness"],
     "fraud_maintain": ["expire_data", "archive_versions", "compact_tables", "vacuum_tables"],
 }
+NOT_PATIENT = ("check_", "approve_", "confirm_")
 HEAVY = ("pyspark", "mlflow", "torch", "feast", "pandas", "great_expectations", "evidently", "xgboost")
 MEASURE = """
 import sys, time
@@ -106,7 +108,8 @@ def test_every_dag_is_documented_and_tagged_and_bounded(dag_bag: Any, dag_id: st
     assert (ROOT / "dags" / f"{dag_id}.py").exists()
 
 
-PATIENT = {("fraud_promote", "promote_champion"), ("fraud_promote", "roll_back")}  # never left half done
+# never left half done, and ended by no worker that dies
+PATIENT = {("fraud_promote", task) for task in TASKS["fraud_promote"] if not task.startswith(NOT_PATIENT)}
 
 
 @pytest.mark.parametrize("dag_id", TASKS)
@@ -147,7 +150,15 @@ def test_a_promotion_has_time_for_its_approval_and_every_step_of_the_shipped_pol
         days=policy.approval.expires_days,
         minutes=policy.shadow.minutes + sum(step.minutes for step in policy.canary.steps),
     )
-    assert promotion_timeout(policy) > needed
+    assert promotion_time(policy) > needed
+    assert promotion_timeout(policy) >= promotion_time(policy) + timedelta(days=7), "time to take back"
+
+
+def test_a_promotion_that_is_held_for_too_long_is_taken_back(dag_bag: Any) -> None:
+    dag = dag_bag.dags["fraud_promote"]
+    ends = {task.ends_after for task in dag.tasks if task.task_id.startswith("run_")}
+    assert max(ends) < dag.dagrun_timeout
+    assert dag.on_failure_callback is take_back_what_was_cut_off
 
 
 def test_any_failing_step_rolls_back(dag_bag: Any) -> None:

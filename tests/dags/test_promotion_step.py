@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import structlog
+from airflow.callbacks.callback_requests import DagCallbackRequest
+from airflow.dag_processing.processor import _execute_dag_callbacks
 from airflow.providers.standard.triggers.temporal import TimeDeltaTrigger
-from airflow.sdk.exceptions import AirflowException, AirflowTaskTimeout, TaskDeferred
+from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowTaskTimeout, TaskDeferred
 
 from jobs.alerts import Alert
+from jobs.promotion import roll_back as jobs_roll_back
 from plugins import callbacks, operators
 from plugins.operators import GateFailure, PromotionStepOperator
 
@@ -35,12 +40,15 @@ class Jobs:
 
 def operator() -> PromotionStepOperator:
     return PromotionStepOperator(
-        task_id="run_canary_5", arguments={"version": "7", "step": "canary_5"}, poll_seconds=30.0
-    )
+        task_id="run_canary_5", arguments={"version": "7", "step": "canary_5"}, poll_seconds=30.0,
+        ends_after=timedelta(days=10),
+    )  # fmt: skip
 
 
-def context(run: str = "r1") -> Any:
-    return {"task": operator(), "dag_run": SimpleNamespace(run_id=run)}
+def context(days: float = 0.0) -> Any:
+    """Of a run that started so many days ago."""
+    started = datetime.now(UTC) - timedelta(days=days)
+    return {"task": operator(), "dag_run": SimpleNamespace(run_id="r1", start_date=started)}
 
 
 def held(method: str = "execute", **state: int) -> TaskDeferred:
@@ -70,7 +78,7 @@ def test_an_undecided_step_defers_and_a_new_process_goes_on_from_the_stored_trig
 ) -> None:
     jobs = Jobs(monkeypatch, "running", "inconclusive", "inconclusive", "pass")
     with pytest.raises(TaskDeferred) as waiting:
-        operator().execute({})
+        operator().execute(context())
     # what the database keeps is enough: a new operator in a new process, and no state of the old one
     path, arguments = waiting.value.trigger.serialize()
     assert path.endswith("DateTimeTrigger")
@@ -78,15 +86,15 @@ def test_an_undecided_step_defers_and_a_new_process_goes_on_from_the_stored_trig
     assert isinstance(waiting.value.trigger, TimeDeltaTrigger)
     method = waiting.value.method_name
     with pytest.raises(TaskDeferred) as again:
-        getattr(operator(), method)({}, None)
+        getattr(operator(), method)(context(), None)
     assert again.value.method_name == method
-    assert getattr(operator(), method)({}, None) == {"facts": {"outcome": "pass"}}
+    assert getattr(operator(), method)(context(), None) == {"facts": {"outcome": "pass"}}
     assert jobs.calls == ["start_step", "judge_step", "judge_step", "judge_step"]
 
 
 def test_a_step_that_was_passed_before_a_restart_is_not_judged_again(monkeypatch: pytest.MonkeyPatch) -> None:
     jobs = Jobs(monkeypatch, "pass")
-    operator().execute({})
+    operator().execute(context())
     assert jobs.calls == ["start_step"]
 
 
@@ -138,6 +146,72 @@ def test_trouble_that_lasts_is_told_its_owner_as_one_alert_of_the_step(
     assert {alert.key.split("/", 1)[0] for alert in told} == {"step-held"}
     assert len({alert.key for alert in told}) == 1
     assert "MLflow does not answer" in told[0].cause
+
+
+@pytest.mark.parametrize("answers", [("running", "inconclusive"), (AWAY,)])
+def test_a_step_that_is_held_fails_once_its_promotion_has_taken_too_long(
+    monkeypatch: pytest.MonkeyPatch, answers: tuple[Answer, ...]
+) -> None:
+    Jobs(monkeypatch, *answers, *answers)
+    with pytest.raises(TaskDeferred):
+        operator().execute(context(days=9.9))
+    with pytest.raises(AirflowFailException, match="the step is held"):
+        operator().execute(context(days=10.1))
+
+
+@pytest.fixture
+def taken_back(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """What is taken back while version 7 is in its canary."""
+    found: list[dict[str, Any]] = []
+    running = {"version": "7", "promotion_id": "p1"}
+    monkeypatch.setattr(jobs_roll_back, "running_promotion", lambda _: running)
+    monkeypatch.setattr(operators, "call_job", lambda job, arguments: found.append({"job": job, **arguments}))
+    return found
+
+
+def cut_off(reason: str) -> Any:
+    """What the DAG processor gives to the callback of a DAG."""
+    return {"dag": SimpleNamespace(dag_id="fraud_promote"), "run_id": "r1", "reason": reason}
+
+
+def test_a_run_that_airflow_cut_off_is_told_and_its_version_taken_back(
+    told: list[Alert], taken_back: list[dict[str, Any]]
+) -> None:
+    callbacks.take_back_what_was_cut_off(cut_off("timed_out"))
+    assert [alert.key for alert in told] == ["promotion-cut-off/fraud_promote/r1"]
+    assert [(each["job"], each["version"], each["promotion_id"]) for each in taken_back] == [
+        ("roll_back", "7", "p1")
+    ]
+
+
+def test_airflow_calls_back_for_a_run_that_it_cuts_off(
+    dag_bag: Any, told: list[Alert], taken_back: list[dict[str, Any]]
+) -> None:
+    request = DagCallbackRequest(
+        filepath="fraud_promote.py", dag_id="fraud_promote", run_id="r1", bundle_name="dags",
+        bundle_version=None, is_failure_callback=True, msg="timed_out",
+    )  # fmt: skip
+    _execute_dag_callbacks(dag_bag, request, structlog.get_logger())
+    assert [alert.key for alert in told] == ["promotion-cut-off/fraud_promote/r1"]
+    assert len(taken_back) == 1
+
+
+def test_a_run_that_failed_by_a_task_has_taken_back_itself(
+    told: list[Alert], taken_back: list[dict[str, Any]]
+) -> None:
+    callbacks.take_back_what_was_cut_off(cut_off("task_failure"))
+    assert (told, taken_back) == ([], [])
+
+
+def test_an_alert_that_cannot_be_recorded_leaves_no_version_in_traffic(
+    monkeypatch: pytest.MonkeyPatch, taken_back: list[dict[str, Any]]
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(callbacks, "raise_alerts", full)
+    callbacks.take_back_what_was_cut_off(cut_off("timed_out"))
+    assert len(taken_back) == 1
 
 
 def test_an_alert_that_cannot_be_recorded_does_not_end_the_step(monkeypatch: pytest.MonkeyPatch) -> None:
