@@ -1,8 +1,9 @@
 """Make a version the champion, after every step that it needs has passed.
 
 In: a version. Out: its record `completed`, alias `previous` on the old champion, `champion` on the version,
-no `challenger`. The alias `champion` moves in one call, and everything before it leaves the old champion
-serving, so a failure in the middle, and a second run after it, is harmless.
+no `challenger`. The alias `champion` moves in one call, and everything before it leaves all as it is, the old
+champion with its record and the version with its share, so a failure in the middle, and a second run after
+it, is harmless.
 Errors: GateClosed where a step has not passed, a needed approval does not hold, the version is no longer
 the challenger, the gate judged it against another champion, or alias champion points at a version that
 serving does not accept.
@@ -83,14 +84,15 @@ def run(params: Params, settings: Settings) -> Receipt:
             started_at=started, decided_at=clock.now(),
         )  # fmt: skip
         version = write_row(lake, row)
-        log_timeline(client, state, read_rows(lake, promotion))
+        rows = read_rows(lake, promotion)
+    log_timeline(client, state, rows)
     facts = {
         "outcome": Outcome.PASS.value,
         "model_version": params.version,
         "promotion_id": promotion,
         "champion": params.version,
         "previous": registry.read_aliases(client, name).get(registry.PREVIOUS, ""),
-        "report": save_page(settings, promotion, read_rows(lake, promotion)) if promotion else "",
+        "report": save_page(settings, promotion, rows) if promotion else "",
     }
     return Receipt(
         job="promote_champion", table="promotion_steps" if version >= 0 else "registry",

@@ -202,9 +202,10 @@ def _take_back(params: Params, settings: Settings, client: MlflowClient, watch: 
             outcome="fail", reason=reason, started_at=started, decided_at=clock.now(),
         )  # fmt: skip
         version = write_row(lake, row)
-    if state and rolled_back and version >= 0:
-        log_timeline(client, state, read_rows(lake, promotion))
-    report = save_page(settings, promotion, read_rows(lake, promotion)) if promotion else ""
+    rows = read_rows(lake, promotion) if promotion else []
+    if state and rolled_back:
+        log_timeline(client, state, rows)
+    report = save_page(settings, promotion, rows) if promotion else ""
     aliases = registry.read_aliases(client, name)
     if aliases.get(registry.CHAMPION) == params.version:
         raise SluiceError(

@@ -322,7 +322,8 @@ def has_served(state: VersionState | None) -> bool:
 def _running_challenger(aliases: Mapping[str, str], look_up: LookUp) -> tuple[str | None, str]:
     version = aliases.get(CHALLENGER)
     state = look_up(version) if version else None
-    if state is None or state.tag(TAG_PROMOTION) not in (IN_SHADOW, IN_CANARY):
+    # one whose promotion is completed keeps its share until alias champion has moved to it
+    if state is None or state.tag(TAG_PROMOTION) not in (IN_SHADOW, IN_CANARY, COMPLETED):
         return None, ""
     step = state.tag(TAG_STEP)
     # a version without a step has not passed its check, or is between two states: it gets no traffic

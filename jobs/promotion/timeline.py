@@ -2,7 +2,8 @@
 
 In: the record's rows. Out: artifacts promotion/<id>.png and promotion/<id>.json of the version's run, and the
 page reports/promotions/<id>.html. The promotion does not depend on them: where the artifact store or the disk
-does not answer, they are left out and the log says so.
+does not answer, they are left out and the log says so. Each step's end keeps the whole story so far, so what
+was left out comes with the next one.
 """
 
 from __future__ import annotations
@@ -57,15 +58,15 @@ def log_timeline(client: MlflowClient, state: VersionState, rows: list[StepRow])
     if not rows or not state.run_id:
         return
     name = rows[0].promotion
-    with tempfile.TemporaryDirectory() as folder:
-        picture, table = Path(folder) / f"{name}.png", Path(folder) / f"{name}.json"
-        draw(rows, f"promotion {name} of version {state.version}").savefig(picture, dpi=110)
-        table.write_text(json.dumps([row.model_dump(mode="json") for row in rows], indent=1))
-        try:
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            picture, table = Path(folder) / f"{name}.png", Path(folder) / f"{name}.json"
+            draw(rows, f"promotion {name} of version {state.version}").savefig(picture, dpi=110)
+            table.write_text(json.dumps([row.model_dump(mode="json") for row in rows], indent=1))
             client.log_artifact(state.run_id, str(picture), "promotion")
             client.log_artifact(state.run_id, str(table), "promotion")
-        except Exception as error:  # the picture is no reason to stop a rollback
-            LOGGER.warning("timeline of promotion %s not kept: %s", name, error)
+    except Exception as error:  # the picture is no reason to stop a rollback
+        LOGGER.warning("timeline of promotion %s not kept: %s", name, error)
 
 
 def promotion_page(rows: list[StepRow]) -> str:

@@ -10,13 +10,15 @@ from pathlib import Path
 
 import pytest
 
+from jobs.conf.policy import policy_of
 from jobs.conf.settings import Settings
 from jobs.core import GateClosed, SluiceError
 from jobs.lake.store import lake_of
 from jobs.lake.tables import PROMOTIONS
-from jobs.promotion import approve, judge_step, promote, roll_back
+from jobs.promotion import approve, check, judge_step, promote, roll_back, start_step
 from jobs.promotion import state as registry_state
 from jobs.promotion.state import Routing, read_version, registry_client
+from tests import promotion_support
 from tests.promotion_support import (
     STEPS,
     begin,
@@ -39,13 +41,54 @@ def no_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(judge_step, "utc_now", lambda: datetime.now(UTC) + timedelta(minutes=10))
 
 
+def in_mode(settings: Settings, mode: str, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """The installation with another mode of its canary, and a model of its own."""
+    policy = policy_of(settings)
+    policy = policy.model_copy(update={"canary": policy.canary.model_copy(update={"mode": mode})})
+    for module in (check, judge_step, promote, start_step, promotion_support):
+        monkeypatch.setattr(module, "policy_of", lambda _: policy)
+    return settings.model_copy(update={"model_name": f"walk-{mode}"})
+
+
+def story(settings: Settings, version: str, folder: Path) -> list[str]:
+    """The steps that the version's run in MLflow tells of."""
+    client = registry_client(settings)
+    state = read_version(client, settings.model_name, version)
+    assert state is not None
+    kept = sorted(item.path for item in client.list_artifacts(state.run_id, "promotion"))
+    assert [path.rpartition(".")[2] for path in kept] == ["json", "png"]
+    return [
+        row["step"]
+        for row in json.loads(Path(client.download_artifacts(state.run_id, kept[0], str(folder))).read_text())
+    ]
+
+
 @pytest.mark.usefixtures("no_wait")
-def test_a_good_version_walks_through_every_step_to_champion(place: Settings, tmp_path: Path) -> None:
+def test_a_story_that_mlflow_does_not_take_ends_no_step_and_comes_with_the_next(
+    place: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, new = in_shadow(place, tmp_path)
+    traffic(place, "shadow", old, new)
+    with monkeypatch.context() as broken:
+        broken.setattr("mlflow.MlflowClient.log_artifact", lambda *_: 1 / 0)
+        assert look(place, new, "shadow").facts["outcome"] == "pass"
+    begin(place, new, "canary_5")
+    traffic(place, "canary_5", old, new)
+    look(place, new, "canary_5")
+    assert story(place, new, tmp_path) == ["check", "shadow", "canary_5"]
+
+
+@pytest.mark.usefixtures("no_wait")
+@pytest.mark.parametrize(("mode", "steps"), [("steps", STEPS), ("blue_green", ("shadow", "canary_100"))])
+def test_a_good_version_walks_through_every_step_to_champion(
+    place: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str, steps: tuple[str, ...]
+) -> None:
+    place = in_mode(place, mode, monkeypatch)
     old = offer(place, tmp_path)
     crown(place, old)
     new = offer(place, tmp_path)
     assert checked(place, new).facts["needs_person"] is False
-    for step in STEPS:
+    for step in steps:
         begin(place, new, step)
         assert routing(place) == Routing(
             champion=old, challenger=new, step=step, percent=registry_state.percent_of(step)
@@ -56,6 +99,7 @@ def test_a_good_version_walks_through_every_step_to_champion(place: Settings, tm
         assert receipt.facts["outcome"] == "pass", receipt.facts
         assert receipt.facts["challenger_requests"] >= 60
         assert look(place, new, step).facts["outcome"] == "pass"
+        assert story(place, new, tmp_path) == ["check", *steps[: steps.index(step) + 1]]
     promote.run(promote.Params(version=new), place)
     assert promote.run(promote.Params(version=new), place).facts["previous"] == old
     assert routing(place) == Routing(champion=new, previous=old)
@@ -63,11 +107,8 @@ def test_a_good_version_walks_through_every_step_to_champion(place: Settings, tm
     aliases = registry_state.read_aliases(client, place.model_name)
     assert aliases == {"champion": new, "previous": old}
     table = lake_of(place).read(PROMOTIONS).to_pylist()
-    assert [row["step"] for row in table] == ["check", *STEPS, "promote"]
-    state = read_version(client, place.model_name, new)
-    assert state is not None
-    kept = [item.path for item in client.list_artifacts(state.run_id, "promotion")]
-    assert len(kept) == 2
+    assert [row["step"] for row in table] == ["check", *steps, "promote"]
+    assert "promote" in story(place, new, tmp_path)
 
     roll_back.run(roll_back.Params(version=new, reason="disputes"), place)
     again = roll_back.run(roll_back.Params(version=new, reason="another reason"), place)
@@ -192,6 +233,9 @@ def test_a_failure_in_the_middle_of_a_promotion_keeps_the_old_champion(
     crown(place, old)
     new = offer(place, tmp_path)
     checked(place, new)
+    last = {"promotion": "canary", "percent": "100", "step": "canary_100"}
+    tags = {f"sluice.{name}": value for name, value in last.items()}
+    registry_state.write_tags(registry_client(place), place.model_name, new, tags)
     monkeypatch.setattr(promote, "required_steps", lambda *_: ())
     left = [calls]
 
@@ -209,8 +253,9 @@ def test_a_failure_in_the_middle_of_a_promotion_keeps_the_old_champion(
         broken.setattr(registry_state, "move_alias", cut(registry_state.move_alias))
         with pytest.raises(SluiceError, match="went away"):
             promote.run(promote.Params(version=new), place)
-    assert routing(place).champion == old
-    assert routing(place).percent == 0
+    serving = Routing(champion=old, challenger=new, step="canary_100", percent=100)
+    found = routing(place).model_copy(update={"previous": None})
+    assert found == serving, "the version keeps the traffic that it has"
     promote.run(promote.Params(version=new), place)
     assert routing(place) == Routing(champion=new, previous=old)
 
