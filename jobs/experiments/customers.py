@@ -9,7 +9,7 @@ control.
 A blocked payment never shows whether it was a fraud. The holdout lets a random few of what a model would
 block pass: these stand for all of their arm's, weighted by (blocked + held out) / held out, and the blocked
 ones count nowhere (Horvitz and Thompson, 1952, with the share as it came out). Blocks by a rule are outside
-both.
+both. Fewer than HELD_OUT_MIN of them stand for nothing: what rests on them is unknown then.
 Errors: SluiceError where the rows are of several steps, or an arm of several model versions.
 """
 
@@ -24,6 +24,7 @@ from jobs.core import SluiceError
 from jobs.serving.routing import in_canary
 
 HOLDOUT, SHADOW = "holdout", "shadow"
+HELD_OUT_MIN = 30  # in an arm: a mean of fewer, each with the weight of hundreds, is far from normal
 SALT = "size"  # of the split that is only tried out
 LOG_COLUMNS = ["request_id", "transaction_id", "customer_id", "amount_minor", "model_version", "variant",
                "step", "score", "decision", "rule", "served_at"]  # fmt: skip
@@ -41,7 +42,7 @@ class Assigned:
     customers: tuple[int, int]
     outside: int  # customers seen in neither arm
     crossed: int  # customers whom both arms answered: the split was not sticky
-    unknown_blocks: tuple[bool, bool]  # an arm has blocks, and no holdout to stand for them
+    unknown_blocks: tuple[bool, bool]  # an arm has blocks, and too small a holdout to stand for them
 
 
 def one_step(log: pd.DataFrame, step: str) -> tuple[pd.DataFrame, str]:
@@ -129,7 +130,7 @@ def _weights(answers: pd.DataFrame) -> tuple[pd.Series, tuple[bool, bool]]:
         held, stopped = int((mine & answers["held_out"]).sum()), int((mine & by_model).sum())
         if held:
             weights = weights.mask(mine & answers["held_out"], (held + stopped) / held)
-        unknown.append(stopped > 0 and held == 0)
+        unknown.append(stopped > 0 and held < HELD_OUT_MIN)
     return weights, (unknown[0], unknown[1])
 
 

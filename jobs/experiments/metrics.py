@@ -28,7 +28,7 @@ from jobs.experiments.comparison import (
     two_proportions,
     welch,
 )
-from jobs.experiments.customers import Assigned
+from jobs.experiments.customers import HELD_OUT_MIN, Assigned
 
 NAN: Final = float("nan")
 SEED = 11
@@ -78,7 +78,11 @@ def read_metrics(
 ) -> list[Reading]:
     """Every metric; `samples` resamples for PR-AUC."""
     ones = np.ones(len(customers))
-    no_holdout = "an arm has blocks and no holdout to stand for them" if any(assigned.unknown_blocks) else ""
+    no_holdout = (
+        f"an arm has blocks and fewer than {HELD_OUT_MIN} held-out rows to stand for them"
+        if any(assigned.unknown_blocks)
+        else ""
+    )
     lost, share, stopped, challenged, ranking = METRICS
     return [
         ratio(lost, customers, _column(customers, "fraud_lost"), ones, before),

@@ -85,6 +85,13 @@ def test_an_arm_of_two_versions_is_refused() -> None:
         assign_arms(log, "champion", "canary")
 
 
+@pytest.mark.parametrize(("held_out", "unknown"), [(0, True), (29, True), (30, False)])
+def test_a_few_held_out_rows_stand_for_no_blocks(held_out: int, unknown: bool) -> None:
+    rows = [answer(1, 10, "champion", "1", "approve"), answer(2, 20, "canary", "2", "block")]
+    rows += [answer(100 + number, 20, "holdout", "2", "approve") for number in range(held_out)]
+    assert assign_arms(pd.DataFrame(rows), "champion", "canary").unknown_blocks == (False, unknown)
+
+
 def test_the_held_out_stand_for_all_that_would_have_been_blocked() -> None:
     log = pd.DataFrame(
         [
@@ -100,7 +107,7 @@ def test_the_held_out_stand_for_all_that_would_have_been_blocked() -> None:
     found = assign_arms(log, "champion", "canary")
     weights = found.answers.set_index("transaction_id")["weight"].to_dict()
     assert weights == {1: 1.0, 2: 1.0, **dict.fromkeys(range(3, 10), 0.0), 10: 4.0, 11: 4.0, 12: 0.0}
-    assert found.unknown_blocks == (True, False), "the control has a block and no holdout"
+    assert found.unknown_blocks == (True, True), "two are too few, and the control has none"
     customers = per_customer(found.answers, {2, 10})
     assert customers.loc[20, ["fraud_lost", "let_through", "let_through_frauds"]].tolist() == [1_000, 1, 1]
     assert customers.loc[21, ["fraud_lost", "honest", "honest_stopped"]].tolist() == [0, 0, 0], (

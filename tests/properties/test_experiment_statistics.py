@@ -6,6 +6,7 @@ import warnings
 from itertools import pairwise
 
 import numpy as np
+import pandas as pd
 import pytest
 import statsmodels.api as sm
 from hypothesis import given, settings
@@ -31,7 +32,9 @@ from jobs.experiments.comparison import (
     two_proportions,
     welch,
 )
-from jobs.experiments.metrics import METRICS
+from jobs.experiments.customers import Assigned
+from jobs.experiments.looks import BETTER, WORSE, Look, results_of
+from jobs.experiments.metrics import METRICS, Reading, read_metrics
 from jobs.experiments.sample_size import for_means, for_proportions
 from jobs.experiments.sequential import boundaries, crossing_probability, inflation, sequential_p_value, spent
 from jobs.monitoring.statistics import holm
@@ -270,3 +273,61 @@ def test_no_more_than_alpha_of_20_000_null_readouts_of_a_share_of_customers_find
 def test_every_metric_has_a_name_of_its_own_and_says_which_way_is_better() -> None:
     assert len({metric.name for metric in METRICS}) == len(METRICS)
     assert {metric.better for metric in METRICS} <= {-1, 1}
+
+
+class NullExperiment:
+    """Customers with habits of their own, in two arms that are one, as looks see them."""
+
+    def __init__(self, generator: np.random.Generator, customers: int) -> None:
+        self.draw = generator
+        self.rate = generator.gamma(2.0, 2.0, customers)
+        self.risk = generator.beta(0.4, 6.0, customers)
+        self.watched = generator.beta(1.0, 12.0, customers)
+        self.treated = generator.random(customers) < 0.5
+        count, fraud, amount, _, _ = self._days(3.0)
+        self.before = np.column_stack([count, 40.0 * count, amount * fraud])
+        self.sums = np.zeros((5, customers))
+
+    def _days(self, share: float) -> np.ndarray:
+        """Sums of a time by customer: transactions, frauds, their amount, honest ones stopped, challenges."""
+        count = self.draw.poisson(self.rate * share)
+        fraud = self.draw.binomial(count, self.risk)
+        amount = fraud * self.draw.exponential(80.0, len(count))
+        stopped = self.draw.binomial(count - fraud, self.watched)
+        return np.array([count, fraud, amount, stopped, self.draw.binomial(stopped, 0.5)], dtype=float)
+
+    def read(self) -> tuple[list[Reading], float]:
+        """The readings after some days more, and the transactions that they rest on."""
+        self.sums += self._days(1.0)
+        count, fraud, amount, stopped, challenged = self.sums
+        rows = pd.DataFrame(
+            {"treated": self.treated, "fraud_lost": amount, "let_through": count, "let_through_frauds": fraud,
+             "honest": count - fraud, "honest_stopped": stopped, "defrauded": (fraud > 0).astype(float),
+             "challenged": (challenged > 0).astype(float)}
+        )  # fmt: skip
+        seen = count > 0
+        answers = pd.DataFrame({"score": [], "weight": [], "treated": [], "transaction_id": []})
+        assigned = Assigned(answers, ("1", "2"), (0, 0), 0, 0, (False, False))
+        return read_metrics(assigned, rows[seen], self.before[seen], set(), 0), float(count.sum())
+
+    def found(self) -> set[str]:
+        """Metrics that differ at the last look or before, all metrics and looks taken together."""
+        looks = [self.read() for _ in EVEN]
+        before = {
+            metric.name: tuple(readings[place].z_score for readings, _ in looks[:-1])
+            for place, metric in enumerate(METRICS)
+        }
+        counts = tuple(transactions for _, transactions in looks)
+        scores = np.array([[each.z_score for each in readings] for readings, _ in looks])
+        if not (np.abs(scores) >= boundaries(POLICY.alpha, EVEN, counts)[:, None]).any():
+            return set()  # what no metric shows alone, none shows among others: no need to ask
+        look = Look(len(EVEN), tuple(EVEN), counts, 2.0, before)
+        results = results_of(looks[-1][0], look, POLICY.alpha)
+        return {each.reading.metric.name for each in results if each.conclusion in (BETTER, WORSE)}
+
+
+def test_no_more_than_alpha_of_null_experiments_find_anything_by_their_own_readings() -> None:
+    generator = np.random.default_rng(6)
+    experiments = [NullExperiment(generator, 2 * POLICY.customers_min) for _ in range(250)]
+    found = np.mean([bool(each.found()) for each in experiments])
+    assert 0.0 < found <= 0.075, "0.05, and what 250 of them may show by chance"
