@@ -7,7 +7,7 @@ leaves: the verdict is the same.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
@@ -22,7 +22,7 @@ from jobs.lake.store import Lake, lake_of
 from jobs.monitoring.reference import load_reference
 from jobs.monitoring.statistics import Floats, as_floats
 from jobs.promotion.customer_checks import BLOCK
-from jobs.promotion.look import StepEvidence, joined, reduced, sampled
+from jobs.promotion.look import StepEvidence, is_full, joined, no_rows, reduced, sampled
 from jobs.promotion.sequential import look_number, look_size
 from jobs.promotion.state import SHADOW_STEP, VersionState
 from jobs.promotion.step_log import SHADOW, Counts, StepLog, after, known_frauds, windows
@@ -30,6 +30,7 @@ from jobs.promotion.step_log import SHADOW, Counts, StepLog, after, known_frauds
 HOLDOUT = "holdout"
 ROWS_AT_ONCE = 100_000  # of a step's log in memory, besides what is served so near to them:
 TOGETHER = timedelta(minutes=1)  # in which the rows of one request come: a shadow waits for its turn
+WALK = timedelta(minutes=10)  # of what was served before the step, read first; more where few paid
 Said = Callable[[pd.DataFrame, Collection[int]], StepEvidence]  # `evidence_of` of one step at one instant
 
 
@@ -175,16 +176,35 @@ def _look_end(log: StepLog, said_by: Said, own: Counts, step: str, started: date
     return float(seconds.iloc[look_size(number) - 1 - int(so_far[whole] - own[whole])])
 
 
-def _before(log: StepLog, said_by: Said, step: str, begin: datetime, end: datetime) -> StepEvidence:
-    """The latest of what the promotion's other steps say: the challenger's shadow, the champion's answers."""
-    found = said_by(log.between(begin, begin), ())
-    for rows in log.batches(begin, end):
-        seen = said_by(rows[rows["step"].ne(step)], ())
-        found = replace(
-            found,
-            shadow=sampled(joined(found.shadow, seen.shadow)),
-            champion_before=sampled(joined(found.champion_before, seen.champion_before)),
-        )
+def _shadow_before(log: StepLog, said_by: Said, begin: datetime) -> pd.DataFrame:
+    """The latest of the challenger's own shadow."""
+    end = log.latest(SHADOW_STEP, begin)
+    asked = partial(log.batches, step=SHADOW_STEP)
+    return _latest(asked, lambda rows: said_by(rows, ()).shadow, begin, end)
+
+
+def _champion_before(log: StepLog, said_by: Said, step: str, begin: datetime, end: datetime) -> pd.DataFrame:
+    """The latest of the champion's answers in the promotion's other steps."""
+    return _latest(
+        log.batches, lambda rows: said_by(rows[rows["step"].ne(step)], ()).champion_before, begin, end
+    )
+
+
+def _latest(
+    asked: Callable[[datetime, datetime], Iterator[pd.DataFrame]],
+    seen_in: Callable[[pd.DataFrame], pd.DataFrame],
+    begin: datetime,
+    end: datetime,
+) -> pd.DataFrame:
+    """What an estimate needs of what was served in [begin, end), read from its end on until that is there."""
+    found, span = no_rows(), WALK
+    while end > begin and not is_full(found):
+        early, read = max(begin, end - span), 0
+        for rows in asked(early, end):
+            found = sampled(joined(found, seen_in(rows)))
+            read += len(rows)
+        end = early
+        span = span if read > ROWS_AT_ONCE else 2 * span
     return found
 
 
@@ -211,8 +231,11 @@ def gather(
     )
     found = _of_step(lake, log, said_by, version=state.version, step=step, started=step_started, now=now)
     if step != SHADOW_STEP:
-        before = _before(log, said_by, step, promotion_started, step_started + TOGETHER)
-        found = replace(found, shadow=before.shadow, champion_before=before.champion_before)
+        found = replace(
+            found,
+            shadow=_shadow_before(log, said_by, promotion_started),
+            champion_before=_champion_before(log, said_by, step, promotion_started, step_started + TOGETHER),
+        )
     return replace(
         found,
         challenger_reference=scores_of(settings, state),

@@ -124,6 +124,11 @@ def sampled(rows: pd.DataFrame) -> pd.DataFrame:
     return rows.loc[rows.index.isin(wanted)]
 
 
+def is_full(rows: pd.DataFrame) -> bool:
+    """Whether no estimate would ask for earlier rows."""
+    return len(latest_scores(rows)) == SCORES_AT_MOST and len(latest_latencies(rows)) == LATENCIES_AT_MOST
+
+
 def reduced(rows: pd.DataFrame, look_end: float) -> pd.DataFrame:
     """Rows with the same verdict, as many as there are customers and a sample, however many requests.
 

@@ -67,6 +67,11 @@ class StepLog:
         empty = PREDICTIONS.schema.empty_table().select(COLUMNS).to_pandas()
         return joined(empty, *self.batches(begin, end, step))
 
+    def latest(self, step: str, begin: datetime) -> datetime:
+        """Just after the latest row of a step since `begin`; `begin` where there is none."""
+        times = [rows["served_at"].max() for rows in self.batches(begin, None, step, ["served_at"])]
+        return max(times).to_pydatetime() + timedelta(microseconds=1) if times else begin
+
     def by_second(self, step: str, begin: datetime, now: datetime, version: str) -> tuple[Counts, Counts]:
         """A step's rows in each second from `begin` on, and how many of them are the version's own answers.
 

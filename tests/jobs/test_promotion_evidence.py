@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 import numpy as np
@@ -15,7 +16,7 @@ from jobs.lake.tables import LABELS
 from jobs.promotion import evidence, look
 from jobs.promotion.look import StepEvidence, requests_in
 from jobs.promotion.state import VersionState
-from jobs.promotion.step_log import windows
+from jobs.promotion.step_log import StepLog, known_frauds, windows
 from jobs.promotion.verdict import judge
 from jobs.serving.log_rows import Prediction
 from tests import promotion_logs
@@ -62,6 +63,21 @@ def gathered(home: Settings, step: str, started: datetime) -> StepEvidence:
     )  # fmt: skip
 
 
+def all_at_once(home: Settings, step: str, started: datetime) -> StepEvidence:
+    """The same from the whole log in one frame."""
+    log = StepLog(lake_of(home)).between(BEGUN)
+    found = evidence.evidence_of(
+        log, known_frauds(lake_of(home), log.loc[log["step"].eq(step), "transaction_id"]),
+        version=CHALLENGER, champion=CHAMPION, step=step, step_started=started,
+        now=started + timedelta(seconds=60),
+    )  # fmt: skip
+    return replace(
+        found,
+        challenger_reference=evidence.scores_of(home, None),
+        champion_reference=evidence.scores_of(home, None),
+    )
+
+
 @pytest.fixture
 def held(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Few rows are enough for an estimate; gives how many rows of the log were held at once."""
@@ -94,11 +110,13 @@ def test_a_log_that_is_read_in_parts_gives_the_verdict_of_the_whole(
 ) -> None:
     step = list(steps)[-1]
     started = promoted(home, kind, steps)
-    whole = gathered(home, step, started)
+    whole = all_at_once(home, step, started)
     requests = requests_in(whole.challenger) + requests_in(whole.champion)
     assert max(held) >= requests >= RATE * APPENDED_SECONDS * steps[step]
+    assert judge(gathered(home, step, started), DEMO).checks == judge(whole, DEMO).checks, "in one part"
     held.clear()
     monkeypatch.setattr(evidence, "ROWS_AT_ONCE", AT_ONCE)
+    monkeypatch.setattr(evidence, "WALK", timedelta(seconds=3))
     parts = gathered(home, step, started)
     assert judge(parts, DEMO).checks == judge(whole, DEMO).checks
     assert judge(parts, DEMO).outcome is not Outcome.PASS or kind != "blind"
