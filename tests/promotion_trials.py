@@ -28,8 +28,7 @@ CUSTOMERS = 3000
 RATE = 100  # requests a second
 SECONDS_AT_MOST = 60
 FAULTY = ("raises", "slow", "nan", "spoilt", "miscalibrated", "shuffled")
-CORRECTS = "corrects"  # no fault: frauds have become more, and only the champion does not know
-BEFORE_DRIFT = -1.2  # log-odds of its scores by which it promises too little since
+CORRECTS = "corrects"  # no fault: many payments are of a new kind, which only the champion does not know
 CANARY_ONLY = ("raises", "slow", "nan")  # what its shadow does not show
 
 
@@ -126,7 +125,9 @@ class World:
         good, fraud = self.scored(customers)
         faults = bool(percent) and self.kind in CANARY_ONLY
         mine = self.answers(self.spoilt(good), base, fraud, policy, faults=faults)
-        theirs = moved(good, BEFORE_DRIFT) if self.kind == CORRECTS else good
+        theirs = good
+        if self.kind == CORRECTS:
+            theirs = np.where(self.generator.random(requests) < 0.6, moved(good, -4.0), good)
         others = self.answers(theirs, base, fraud, policy, faults=False)
         if percent:
             drawn = np.unique(customers)
