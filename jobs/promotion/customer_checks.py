@@ -1,8 +1,8 @@
 """What happens to customers under each variant: decisions, disputes, calibration, and who got which variant.
 
-Requests of one customer are alike, so customers are counted: who was stopped, who has a fraud that is known
-by now. A chi-square test on such counts is wrong exactly where a canary is young, with three blocks expected
-and a millionth of alpha to spend: an e-process is right at every count and every look.
+Requests of one customer are alike, so customers are counted: who was stopped at first, who has a fraud that
+is known by now. A chi-square test on such counts is wrong exactly where a canary is young, with three blocks
+expected and a millionth of alpha to spend: an e-process is right at every count and every look.
 Labels are early: a fraud that is not known yet is no good payment. Both variants wait alike, so disputes are
 compared with the champion's, and never with what the scores promise, where they are fewer. But the champion
 is not the truth: after a drift it is the one who promises wrongly. Only more frauds than promised end a step.
@@ -26,14 +26,15 @@ APPROVE, BLOCK = "approve", "block"
 
 
 def decisions(evidence: StepEvidence, policy: Policy, alpha: float) -> list[Check]:
-    """Customers whom the challenger stops, and blocks, against the champion's.
+    """Customers whom the challenger stops, and blocks, at their first request, against the champion's.
 
-    In shadow both have decided the same requests; in the canary customers of the same kind.
+    In shadow both have decided the same requests; in the canary customers of the same kind. Of customers who
+    come again and again either version stops nearly all some day: their ratio would go to one.
     """
-    mine, others = (rows[rows["compared"].eq(1)] for rows in (evidence.challenger, evidence.champion))
+    mine, others = (_first_requests(rows) for rows in (evidence.challenger, evidence.champion))
     stopped = [_customers(rows, ~rows["decision"].isin([APPROVE, ""])) for rows in (mine, others)]
     blocked = [_customers(rows, rows["decision"].eq(BLOCK)) for rows in (mine, others)]
-    seen = mine["customer_id"].nunique(), others["customer_id"].nunique()
+    seen = len(mine), len(others)
     paired = evidence.step == SHADOW_STEP
     return [
         _mix_check(name, found[0], found[1], seen, policy.canary.decision_ratio_max, alpha / 2, paired=paired)
@@ -42,6 +43,12 @@ def decisions(evidence: StepEvidence, policy: Policy, alpha: float) -> list[Chec
             ("customers blocked / champion", blocked),
         )
     ]
+
+
+def _first_requests(rows: pd.DataFrame) -> pd.DataFrame:
+    """Of each customer the first request that can be compared."""
+    in_order = rows[rows["compared"].eq(1)].sort_values("seconds", kind="stable")
+    return in_order.drop_duplicates("customer_id")
 
 
 def _customers(rows: pd.DataFrame, chosen: pd.Series) -> set[float]:
