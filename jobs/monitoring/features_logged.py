@@ -58,7 +58,7 @@ def logged_values(
     places = [MODEL_FEATURES.index(name) for name in features]
     frames: list[pd.DataFrame] = []
     others = Counter[str]()
-    read = list(dict.fromkeys([*columns, *wanted_by, "score", *LOGGED]))
+    read = list(dict.fromkeys([*columns, *wanted_by, *LOGGED]))
     for batch in lake.scan(PREDICTIONS, first=day, last=day, columns=read):
         chosen = batch.filter(pc.fill_null(wanted(batch), False))
         lists, versions = chosen["features"], chosen["feature_version"]

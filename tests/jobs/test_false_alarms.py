@@ -193,6 +193,7 @@ def test_too_few_scores_are_unknown(history: pd.DataFrame) -> None:
 def test_a_calibration_names_every_rule_with_what_it_sees(capsys: pytest.CaptureFixture[str]) -> None:
     generator = np.random.default_rng(6)
     rows = pd.DataFrame(generator.normal(size=(8 * 600, 2)), columns=["amount", "score"])
+    rows["score"] = 0.5 + rows["score"] / 20
     offset = pd.to_timedelta(np.arange(8 * 600) // 600, unit="D")
     rows["event_time"] = pd.Timestamp("2026-03-02", tz="UTC") + offset
     found = calibrate(

@@ -180,7 +180,7 @@ def test_without_a_champion_the_rules_answer() -> None:
 
 READERS: dict[str, Callable[[Settings], Any]] = {
     "drift": lambda home: drift.live_rows(lake_of(home), Interval(START.date()), "1"),
-    "performance": lambda home: matured.live_rows(lake_of(home), "2", START.date(), START.date()),
+    "performance": lambda home: matured.live_rows(lake_of(home), "2", START.date()),
     "service": lambda home: service.read_log(lake_of(home), Interval(START.date()), 1).rows,
     "hour": lambda home: service.read_log(lake_of(home), Interval(START.date(), 0), 1).rows,
     "compare_served": lambda home: first_answers(lake_of(home).read(PREDICTIONS).to_pandas()),
