@@ -82,6 +82,10 @@ class Airflow:
     def tasks(self, dag: str, run: str = "~", **query: Any) -> list[dict[str, Any]]:
         return self._items(f"/api/v2/dags/{dag}/dagRuns/{run}/taskInstances", "task_instances", **query)
 
+    def events_of(self, dag: str, run: str) -> list[dict[str, Any]]:
+        """The asset events that began a run."""
+        return self._items(f"/api/v2/dags/{dag}/dagRuns/{run}/upstreamAssetEvents", "asset_events")
+
     def receipt(self, dag: str, run: str, task: str, map_index: int = -1) -> dict[str, Any]:
         """What a task returned."""
         path = f"/api/v2/dags/{dag}/dagRuns/{run}/taskInstances/{task}/xcomEntries/return_value"

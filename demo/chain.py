@@ -136,17 +136,22 @@ class Chain:
 
     def offer(self, version: str) -> str:
         """Set the alias `challenger`, as a click in the MLflow UI does, unless its training has; the run."""
-        if self.registry.aliases().get("challenger") != version:
+        running = self.registry.aliases().get("challenger")
+        if running not in (None, version):
+            self.take_back(str(running), f"version {version} comes first")
+        if running != version:
             self.registry.set_alias("challenger", version)
         say(f"version {version} is offered: alias challenger is set")
+        return self._promotion_of(version)
 
-        def started() -> str | None:
-            new = [run["dag_run_id"] for run in self.airflow.runs("fraud_promote")]
-            return next((run for run in new if run not in self.promotions), None)
-
-        run = self.airflow.wait_for("fraud_promote after the alias moved", started, EVENT_SECONDS, 0.5)
-        self.promotions.add(run)
-        return run
+    def take_back(self, version: str, reason: str) -> None:
+        """Press the button on a version that is being promoted."""
+        run = self._promotion_of(version)
+        say(f"version {version} is taken off by the button: {reason}")
+        pressed = self.airflow.trigger("fraud_roll_back", {"version": version, "reason": reason})
+        if self.airflow.wait_run("fraud_roll_back", pressed)["state"] != "success":
+            raise SluiceError(f"fraud_roll_back {pressed} failed; see the Airflow UI")
+        self.airflow.wait_run("fraud_promote", run)
 
     def decline(self, version: str) -> None:
         """Answer no where the promotion of a version asks a person."""
@@ -159,6 +164,21 @@ class Chain:
         self.airflow.wait_for(f"the question about version {version}", asked, EVENT_SECONDS * 3, 0.5)
         self.approver.respond("fraud_promote", run, "approve_version", "Reject")
         self.airflow.wait_run("fraud_promote", run)
+
+    def _promotion_of(self, version: str) -> str:
+        """The run that began as the alias was set on a version, and that the story has not come to yet."""
+
+        def started() -> str | None:
+            new = [run["dag_run_id"] for run in self.airflow.runs("fraud_promote")]
+            return next((run for run in new if run not in self.promotions and begun_by(run) == version), None)
+
+        def begun_by(run: str) -> str:
+            events = self.airflow.events_of("fraud_promote", run)
+            return str(events[-1]["extra"]["payload"]["version"]) if events else ""
+
+        run = self.airflow.wait_for("fraud_promote after the alias moved", started, EVENT_SECONDS, 0.5)
+        self.promotions.add(run)
+        return run
 
     def promote(self, version: str) -> str:
         """Offer a version, let traffic flow until its promotion has ended, and give the run's state."""

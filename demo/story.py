@@ -44,7 +44,10 @@ def offer_shuffled_labels(chain: Chain) -> None:
 
 
 def offer_slow_version(chain: Chain) -> None:
-    """A version with good evidence that misbehaves live: caught in its canary and rolled back."""
+    """A version with good evidence that misbehaves live: caught in its canary and rolled back.
+
+    It is offered by hand, and the better version that waits for traffic makes room for it.
+    """
     champion = chain.registry.aliases()["champion"]
     version = chain.train("fire drill: good evidence, slow when served", drill="slow")
     must(
