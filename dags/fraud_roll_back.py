@@ -38,7 +38,8 @@ CHAMPION = "{{ ti.xcom_pull(task_ids='roll_back')['facts']['champion'] }}"
     doc_md=__doc__,
     tags=[Tag.PROMOTION],
     max_active_runs=1,
-    **dag_defaults(timedelta(minutes=30), PROMOTION_RETRY_DELAY),
+    # a button that is pressed in need answers, whatever was switched on before
+    **dag_defaults(timedelta(minutes=30), PROMOTION_RETRY_DELAY, paused=False),
 )
 def fraud_roll_back() -> None:
     done = job(

@@ -92,13 +92,15 @@ def dag_defaults(
     timeout: timedelta = timedelta(hours=6),
     retry_delay: timedelta = RETRY_DELAY,
     task_timeout: timedelta = TASK_TIMEOUT,
+    *,
+    paused: bool = True,
 ) -> dict[str, Any]:
-    """Keyword arguments that every DAG shares."""
+    """Keyword arguments that every DAG shares; a new one is paused until somebody wants it."""
     return {
         "start_date": first_instant(),
         "end_date": last_instant(),
         "catchup": False,
         "default_args": task_defaults(retry_delay, task_timeout),
         "dagrun_timeout": timeout,
-        "is_paused_upon_creation": True,
+        "is_paused_upon_creation": paused,
     }

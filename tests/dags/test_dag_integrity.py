@@ -169,6 +169,11 @@ def test_any_failing_step_rolls_back(dag_bag: Any) -> None:
     assert roll_back.upstream_task_ids == steps | {"approve_version", "promote_champion"}
 
 
+def test_the_button_answers_although_nobody_has_switched_it_on(dag_bag: Any) -> None:
+    awake = [name for name, dag in dag_bag.dags.items() if not dag.is_paused_upon_creation]
+    assert awake == ["fraud_roll_back"]
+
+
 def test_a_promotion_that_was_rolled_back_ends_as_a_failed_run(dag_bag: Any) -> None:
     dag = dag_bag.dags["fraud_promote"]
     assert {task.task_id for task in dag.leaves} == {"confirm_serving", "roll_back"}
