@@ -31,9 +31,13 @@ VARIANTS = ("champion", "holdout")
 COLUMNS = ["transaction_id", "customer_id", "event_time", "amount_minor", "score", "served_at"]
 
 
-def labelled(predictions: pd.DataFrame, labels: pd.DataFrame, end: pd.Timestamp) -> pd.DataFrame:
-    """Predictions with their label as it was known before `end`: the latest word, else no fraud."""
-    truth = latest_labels(labels, end).set_index("transaction_id")["is_fraud"]
+def latest_word(labels: pd.DataFrame, end: pd.Timestamp) -> pd.Series:
+    """Whether a transaction is a fraud, by its id, as it was known before `end`."""
+    return latest_labels(labels, end).set_index("transaction_id")["is_fraud"]
+
+
+def labelled(predictions: pd.DataFrame, truth: pd.Series) -> pd.DataFrame:
+    """Predictions with their label: the latest word, else no fraud."""
     found = predictions["transaction_id"].map(truth).fillna(0).astype(float)
     return predictions.assign(is_fraud=found)
 
@@ -75,9 +79,10 @@ def judged_rows(settings: Settings, version: str, day: date) -> pd.DataFrame:
     labels = lake.read(LABELS, first=labels_from, last=day).to_pandas()
     end = pd.Timestamp(midnight(day + timedelta(days=1)))
     frauds = known_frauds(lake, labels, labels_from - timedelta(days=maturity), end)
+    truth = latest_word(labels, end)
     frames = []
     for each in days_between(first, last):
-        rows = labelled(live_rows(lake, version, each), labels, end)
+        rows = labelled(live_rows(lake, version, each), truth)
         rows = rows[~of_known_cards(rows, frauds, known_card_days)]
         frames.append(rows.drop(columns=["transaction_id", "customer_id"]))
     return pd.concat([each for each in frames if len(each)] or frames[:1], ignore_index=True)

@@ -393,7 +393,7 @@ def test_labels_that_are_not_known_yet_are_not_used_and_a_correction_counts() ->
             "is_fraud": [1, 1, 0, 1],
         }
     )
-    found = matured.labelled(answers, labels, pd.Timestamp("2026-03-05", tz="UTC"))
+    found = matured.labelled(answers, matured.latest_word(labels, pd.Timestamp("2026-03-05", tz="UTC")))
     assert found["is_fraud"].tolist() == [1, 0, 0]
 
 
@@ -401,7 +401,9 @@ def test_of_two_labels_of_one_instant_the_fraud_counts_as_in_training() -> None:
     at = pd.to_datetime(["2026-03-01", "2026-03-01"], utc=True)
     for truth in ([0, 1], [1, 0]):
         labels = pd.DataFrame({"transaction_id": [1, 1], "available_at": at, "is_fraud": truth})
-        found = matured.labelled(pd.DataFrame({"transaction_id": [1]}), labels, pd.Timestamp(DAY, tz="UTC"))
+        found = matured.labelled(
+            pd.DataFrame({"transaction_id": [1]}), matured.latest_word(labels, pd.Timestamp(DAY, tz="UTC"))
+        )
         assert found["is_fraud"].tolist() == [1]
 
 
