@@ -6,6 +6,7 @@ takes. The log's is that of the whole process, its rows written to the table.
 
 from __future__ import annotations
 
+import gc
 import json
 import subprocess
 import sys
@@ -97,6 +98,8 @@ def measure(settings: Settings) -> dict[str, float]:
     service.follower.poll()
     champion = service.follower.state.champion
     assert champion is not None, service.follower.last_error
+    gc.collect()
+    gc.freeze()  # as the service does: the libraries' objects are no part of a request
     features: Any = service.features
     parts: dict[str, float] = {}
 
