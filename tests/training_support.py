@@ -78,6 +78,7 @@ def made_run(settings: Settings, run: str, rows: pd.DataFrame, drill: str = "non
         positives=positives,
         leaks={},
         ttl_hours=48,
+        published_after_hours=4,
         known_card_days=14,
         seed=7,
         label_digest="0" * 32,

@@ -24,6 +24,7 @@ import pyarrow as pa
 from pydantic import Field
 
 from jobs.batch.chunks import Pieces, Plan, Slice, events_of, slices_of
+from jobs.conf.contract import contract_of
 from jobs.conf.policy import policy_of
 from jobs.conf.settings import Settings
 from jobs.core import DayParams, Receipt, SluiceError, Stopwatch
@@ -82,7 +83,8 @@ def inputs_digest(lake: Lake, day: date, bundle: ModelBundle, version: str, sett
         with lake.explained(table):
             bounds = [("day", ">=", str(first)), ("day", "<=", str(day))]
             files[table.name] = sorted(lake.delta(table).file_uris(file_pruning_predicate=bounds))
-    parts = [version, bundle.version_info.files, bundle.decisions.model_dump(), FEATURE_VERSION, files]
+    declared = [FEATURE_VERSION, contract_of(settings).published_after_hours]
+    parts = [version, bundle.version_info.files, bundle.decisions.model_dump(), declared, files]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 

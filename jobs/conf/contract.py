@@ -83,7 +83,10 @@ class TransactionFeed(StrictModel):
     late_days: int = Field(
         0, ge=0, le=LATE_DAYS_MAX, description="a file may bring rows of this many days before its own"
     )
-    due_hours: float = Field(ge=0, description="a day's file is due this many hours after the day's end")
+    due_hours: float = Field(
+        ge=0,
+        description="a day's file is due this many hours after the day's end; then its features are known",
+    )
     newest_event_hours: float = Field(
         gt=0, le=24, description="the newest event of a whole file lies within this of its day's end"
     )
@@ -151,7 +154,11 @@ class LabelFeed(StrictModel):
     )
     delay_days: int = Field(ge=0, description="days after which a label is usually known")
     maturity_days: int = Field(ge=1, description="transactions younger than this have no usable label")
-    due_hours: float = Field(0, ge=0, description="a day's file is due this many hours after the day's end")
+    due_hours: float = Field(
+        0,
+        ge=0,
+        description="a day's file is due this many hours after the day's end; then its features are known",
+    )
     horizon_days: int = Field(ge=0, description="days after a transaction in which chargebacks may come")
 
     @model_validator(mode="after")
@@ -205,6 +212,11 @@ class Contract(StrictModel):
     groups: dict[GroupName, Group] = Field(
         {}, description="groups whose gap in caught frauds and in false alarms may not grow"
     )
+
+    @property
+    def published_after_hours(self) -> float:
+        """Hours after a day's end at which both of its files are due: then its features are known."""
+        return max(self.transactions.due_hours, self.labels.due_hours)
 
     @model_validator(mode="after")
     def _is_consistent(self) -> Contract:

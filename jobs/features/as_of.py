@@ -1,9 +1,10 @@
 """The point-in-time join, by Spark: each event with the newest row of its entity that was there before it.
 
 In: events and rows of features, two frames that share a key. Out: the events, each once, with their own
-columns and `values`. A row serves an event when as_of < moment and moment - 1 microsecond <= as_of + ttl; the
-newest counts, and where that has expired every value is null. Of rows of one key and one as_of the one with
-the greatest values counts, by their declared order. An event without a row keeps nulls.
+columns and `values`. A row serves an event when as_of + published_after < moment and
+moment - 1 microsecond <= as_of + ttl; the newest counts, and where that has expired every value is null. Of
+rows of one key and one as_of the one with the greatest values counts, by their declared order. An event
+without a row keeps nulls.
 
 One sort of both frames together by key and time: the work grows with the rows, not with rows times events.
 """
@@ -18,7 +19,7 @@ from pyspark.sql import functions as F  # noqa: N812 - the name every Spark read
 
 from jobs.features.sums import microseconds
 
-EVENT, ROW = 0, 1  # at one instant the event comes first: the row is not older than it
+EVENT, ROW = 0, 1  # at one instant the event comes first: the row was not known before it
 
 
 def as_of_join(
@@ -29,6 +30,7 @@ def as_of_join(
     moment: str,
     as_of: str,
     values: Sequence[str],
+    published_after: timedelta,
     ttl: timedelta,
 ) -> DataFrame:
     """The events with the values that were known before each of them.
@@ -38,11 +40,12 @@ def as_of_join(
         features: `key`, `as_of` (a timestamp) and `values`; other columns are left alone.
         key: the entity's column, in both frames.
         moment: when the event happened.
-        as_of: when a row of features became known.
+        as_of: up to when a row of features looks.
         values: the columns to bring along.
-        ttl: how long a row serves.
+        published_after: how long after its as_of a row is known.
+        ttl: how long after its as_of a row serves.
     """
-    held = F.struct(F.unix_micros(as_of).alias("known_at"), *(F.col(name) for name in values))
+    held = F.struct(F.unix_micros(as_of).alias("as_of"), *(F.col(name) for name in values))
     asking = events.select(
         F.col(key).alias("key"),
         F.unix_micros(moment).alias("at"),
@@ -51,7 +54,7 @@ def as_of_join(
     )
     answering = features.select(
         F.col(key).alias("key"),
-        F.unix_micros(as_of).alias("at"),
+        (F.unix_micros(as_of) + microseconds(published_after)).alias("at"),
         F.lit(ROW).alias("kind"),
         held.alias("row"),
     )
@@ -64,5 +67,5 @@ def as_of_join(
     answered = both.withColumn("found", F.last("row", ignorenulls=True).over(before)).filter(
         F.col("kind") == EVENT
     )
-    fresh = F.col("at") - 1 <= F.col("found.known_at") + microseconds(ttl)
+    fresh = F.col("at") - 1 <= F.col("found.as_of") + microseconds(ttl)
     return answered.select("event.*", *(F.when(fresh, F.col(f"found.{name}")).alias(name) for name in values))

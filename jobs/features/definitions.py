@@ -2,7 +2,9 @@
 
 The batch views are materialized. The velocity view holds what the scoring service saw at each transaction,
 keyed by it, for training; online the service keeps these values itself (jobs/features/velocity_store.py), so
-that the service `fraud_online` leaves that view out.
+that the service `fraud_online` leaves that view out. A view says in a tag how long after its as_of a row is
+published: Feast has no word of its own for it.
+Errors: SluiceError where the contract has rows expire before they are published.
 """
 
 from __future__ import annotations
@@ -13,8 +15,10 @@ from feast import Entity, FeatureService, FeatureView, Field, FileSource, ValueT
 from feast.data_format import DeltaFormat
 from feast.types import Float64, Int64
 
+from jobs.conf.contract import contract_of
 from jobs.conf.policy import policy_of
 from jobs.conf.settings import Settings
+from jobs.core import SluiceError
 from jobs.features import declarations
 from jobs.features.tables import FEATURE_TABLES, TRANSACTION_VELOCITY
 from jobs.lake.store import lake_of
@@ -29,24 +33,36 @@ VIEWS: dict[declarations.Entity, str] = {
 # A row must be older than the event, and Feast joins on "not younger": offline and online both ask for the
 # moment one microsecond before the event, the resolution of every time in the lake.
 TICK = timedelta(microseconds=1)
+PUBLISHED = "published_after_hours"  # the tag of a view
 
 
 def time_to_live(settings: Settings) -> timedelta:
-    """A batch row serves an event when as_of <= event_time - TICK <= as_of + ttl."""
+    """How long after its as_of a batch row serves: as_of <= event_time - TICK <= as_of + ttl."""
     return timedelta(hours=policy_of(settings).features.batch_ttl_hours)
+
+
+def publication(view: FeatureView) -> timedelta:
+    """How long after its as_of a row of the view is known: offline none serves an event before that."""
+    return timedelta(hours=float(view.tags[PUBLISHED]))
 
 
 def feature_view(entity: declarations.Entity, settings: Settings) -> FeatureView:
     """The view of an entity over its table of batch features."""
-    features = declarations.stored_features(entity)
-    return _view(VIEWS[entity], entity, FEATURE_TABLES[entity], features, time_to_live(settings), settings)
+    features, ttl = declarations.stored_features(entity), time_to_live(settings)
+    hours = contract_of(settings).published_after_hours
+    if timedelta(hours=hours) >= ttl:
+        raise SluiceError(
+            f"the contract's files are due {hours:g} hours after their day, when its features have expired: "
+            f"raise features.batch_ttl_hours of the policy, which is {ttl / timedelta(hours=1):g}"
+        )
+    return _view(VIEWS[entity], entity, FEATURE_TABLES[entity], features, ttl, hours, settings)
 
 
 def velocity_view(settings: Settings) -> FeatureView:
     """The view of each transaction's own velocity features."""
     ttl = timedelta(minutes=policy_of(settings).features.velocity_ttl_minutes)
     table = TRANSACTION_VELOCITY
-    return _view(table.name, "transaction", table, declarations.VELOCITY, ttl, settings, online=False)
+    return _view(table.name, "transaction", table, declarations.VELOCITY, ttl, 0.0, settings, online=False)
 
 
 def feature_views(settings: Settings) -> list[FeatureView]:
@@ -60,6 +76,7 @@ def _view(
     table: Table,
     features: tuple[declarations.Feature, ...],
     ttl: timedelta,
+    published_after_hours: float,
     settings: Settings,
     *,
     online: bool = True,
@@ -85,7 +102,10 @@ def _view(
         ),
         online=online,
         owner=declarations.OWNER,
-        tags={"feature_version": declarations.FEATURE_VERSION},
+        tags={
+            "feature_version": declarations.FEATURE_VERSION,
+            PUBLISHED: str(published_after_hours),
+        },
     )
 
 

@@ -2,7 +2,8 @@
 
 In: events with transaction_id, event_time (UTC), customer_id, terminal_id, amount_minor and whatever else.
 Out: the same rows in the same order with the columns of MODEL_FEATURES. A row of features serves an
-event when it is older and within its ttl; where none does, the features are NaN and the missing flag is 1.
+event when it was published before it and is within its ttl; where none does, the features are NaN and the
+missing flag is 1.
 Which tables, keys, times and ttl count is what Feast's views say; Feast's own offline stores drop, double or
 shuffle rows (docs/features.md), so they do not make the join.
 """
@@ -23,7 +24,7 @@ from jobs.core import SluiceError
 from jobs.features.as_of import as_of_join
 from jobs.features.built_tables import not_built
 from jobs.features.declarations import MODEL_FEATURES, STORED_FEATURES, VELOCITY_FEATURES
-from jobs.features.definitions import feature_views
+from jobs.features.definitions import feature_views, publication
 from jobs.features.request import assemble_frame
 from jobs.features.spark_tables import read_table
 from jobs.features.tables import BUILT_TABLES
@@ -107,6 +108,7 @@ def _with_view(events: DataFrame, rows: DataFrame, view: FeatureView) -> DataFra
         moment="event_time",
         as_of=view.batch_source.timestamp_field,
         values=[field.name for field in view.features],
+        published_after=publication(view),
         ttl=view.ttl,
     )
 

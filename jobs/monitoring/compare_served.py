@@ -5,9 +5,11 @@ In: the day's prediction log, published transactions and features. Out: the part
 `features.skew_share_fail`; work/served/DAY/comparison.json with every feature's share, and some of the rows.
 A request counts once, and a transaction that was sent several times by its first one. Answers without
 features, by features of another declaration, or for transactions that were never published are not compared;
-the last two are counted. Until the day's batch rows are online, some hours after midnight, the rows of the
-day before serve: an answer that rests on these is compared with them, and counted. Of a day with more
-transactions an even sample of SAMPLE is compared, so that neither Spark nor memory grows with the volume.
+the last two are counted. Offline, batch rows are known from the hour at which the contract's files are due.
+In service they come earlier or later: an answer that rests on a row that came before its hour, or on the one
+before a row that is late by `quality.freshness_alert_hours` of the policy at most, is compared with that one,
+and counted. Of a day with more transactions an even sample of SAMPLE is compared, so that neither Spark nor
+memory grows with the volume.
 Errors: none for missing data: a day without answers, or whose features are not built, is `unknown`.
 """
 
@@ -15,13 +17,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from datetime import date
+from datetime import date, timedelta
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from jobs.alerts import raise_alerts
+from jobs.conf.contract import contract_of
 from jobs.conf.policy import policy_of
 from jobs.conf.settings import Settings
 from jobs.core import (
@@ -32,7 +35,6 @@ from jobs.core import (
     Stopwatch,
     StrictModel,
     Verdict,
-    midnight,
 )
 from jobs.features.declarations import ENTITIES, FEATURES, MODEL_FEATURES, STORED_FEATURES
 from jobs.features.history import historical_features
@@ -130,19 +132,26 @@ def examples(events: pd.DataFrame, served: pd.DataFrame, offline: pd.DataFrame) 
     return found
 
 
-def by_the_rows_before(
-    events: pd.DataFrame, served: pd.DataFrame, offline: pd.DataFrame, day: date, settings: Settings
+def shifts(settings: Settings) -> dict[str, timedelta]:
+    """How far a row may come before its hour, and behind it: offline has it when asked so much later."""
+    return {
+        "published_early": timedelta(hours=contract_of(settings).published_after_hours),
+        "published_late": -timedelta(hours=policy_of(settings).quality.freshness_alert_hours),
+    }
+
+
+def by_the_row_beside(
+    events: pd.DataFrame, served: pd.DataFrame, offline: pd.DataFrame, shift: timedelta, settings: Settings
 ) -> tuple[pd.DataFrame, int]:
-    """`offline`, with the batch rows of the day before where an answer rests on these; and how many do."""
+    """`offline`, with the batch rows of another moment where an answer rests on these; and how many do."""
     columns = list(BATCH)
     other = np.flatnonzero(mismatched(served[columns], offline).any(axis=1))
-    if not other.size:
+    if not other.size or not shift:
         return offline, 0
-    # a row serves what comes strictly after it, so midnight itself has the day before
-    asked = events.iloc[other][EVENT].assign(event_time=pd.Timestamp(midnight(day)))
-    earlier = historical_features(asked, settings)[columns]
-    rests = ~mismatched(served.iloc[other][columns], earlier).any(axis=1).to_numpy()
-    replaced, found = offline.copy(), earlier[rests]
+    asked = events.iloc[other][EVENT]
+    beside = historical_features(asked.assign(event_time=asked["event_time"] + shift), settings)[columns]
+    rests = ~mismatched(served.iloc[other][columns], beside).any(axis=1).to_numpy()
+    replaced, found = offline.copy(), beside[rests]
     replaced.loc[found.index, columns] = found
     return replaced, len(found)
 
@@ -207,12 +216,13 @@ def run(params: Params, settings: Settings) -> Receipt:
     names = list(MODEL_FEATURES)
     served = with_features(events[LOGGED])
     offline = historical_features(events[EVENT], settings)[names] if len(events) else served
-    offline, before_publication = by_the_rows_before(events, served, offline, params.day, settings)
+    for name, shift in shifts(settings).items():
+        offline, counts[name] = by_the_row_beside(events, served, offline, shift, settings)
     differences = compare(served, offline)
     mismatches = int(mismatched(served, offline).any(axis=1).sum())
     allowed = policy_of(settings).features.skew_share_fail
     verdict = judge(len(events), mismatches, differences, allowed, why)
-    counts |= {"rows": len(events), "mismatched_rows": mismatches, "by_the_rows_before": before_publication}
+    counts |= {"rows": len(events), "mismatched_rows": mismatches}
     path = settings.work / "served" / str(day) / "comparison.json"
     evidence = {
         "day": str(day),

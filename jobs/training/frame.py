@@ -99,6 +99,7 @@ class FrameFacts(StrictModel):
     positives: dict[str, int]
     leaks: dict[str, float]  # ROC-AUC of each feature alone
     ttl_hours: float  # a row of features serves an event for so long
+    published_after_hours: float  # and is known only so long after its as_of
     known_card_days: int
     seed: int  # of the permutation in a drill
     label_digest: str
@@ -328,6 +329,7 @@ def run(params: Params, settings: Settings) -> Receipt:
         positives=positives,
         leaks=areas,
         ttl_hours=policy.features.batch_ttl_hours,
+        published_after_hours=contract_of(settings).published_after_hours,
         known_card_days=policy.training.known_card_days,
         seed=seed,
         label_digest=snapshot["digest"],

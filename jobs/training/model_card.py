@@ -161,7 +161,8 @@ def _limits(evidence: Evidence, facts: FrameFacts, contract: Contract) -> list[s
         f"- Judged on {evidence.rows:,} rows with {evidence.positives:,} frauds; the intervals say how far "
         "these figures carry.",
         "- A customer or terminal is known by its last 30 days. Stored features older than "
-        f"{facts.ttl_hours:g} hours count as missing.",
+        f"{facts.ttl_hours:g} hours count as missing; those of a day are known "
+        f"{facts.published_after_hours:g} hours after its end.",
         f"- Frauds that nobody reported within {contract.labels.maturity_days} days count as good.",
         "- Reasons and contributions explain the boosted trees, not the blend.",
     ]

@@ -4,9 +4,9 @@ In: frame.json of the run (its folder, or the evidence of the version that it re
     every table at the versions named there.
 Out: work/rebuilt/RUN/frame.parquet, the same frame bit for bit, whatever was corrected, delivered late or
     built again since. The label snapshot is made again too.
-Errors: GateClosed where the label snapshot, the rows or a column differ, or where the features or their time
-    to live are declared otherwise today; SluiceError where nothing is known of the run, or a table version
-    is gone.
+Errors: GateClosed where the label snapshot, the rows or a column differ, or where the features, their time
+    to live or the hours until they are due are declared otherwise today; SluiceError where nothing is known
+    of the run, or a table version is gone.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from jobs.conf.contract import contract_of
 from jobs.conf.policy import policy_of
 from jobs.conf.settings import Settings
 from jobs.core import Check, GateClosed, Outcome, Receipt, SluiceError, Stopwatch, Verdict
@@ -93,11 +94,12 @@ def differences(was: FrameFacts, digests: dict[str, str], rows: int, labels: str
 def same_definitions(was: FrameFacts, settings: Settings) -> Verdict:
     """Pass where the features are declared today as they were then."""
     policy = policy_of(settings)
-    ttl = policy.features.batch_ttl_hours
+    ttl, due = policy.features.batch_ttl_hours, contract_of(settings).published_after_hours
     return Verdict.of(
         [
             _same("feature version", was.feature_version, FEATURE_VERSION),
             _same("policy features.batch_ttl_hours", was.ttl_hours, ttl),
+            _same("contract due_hours", was.published_after_hours, due),
             _same("policy training.known_card_days", was.known_card_days, policy.training.known_card_days),
         ]
     )

@@ -7,6 +7,7 @@ Feast joins on "not younger" where a row has to be older: it is asked for the mo
 from __future__ import annotations
 
 import time
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,16 @@ def ours(source: Path, target: Path, warm: Path, remote: str) -> dict[str, Any]:
     def work(place: Path) -> None:
         events = session.read.parquet(str(place / "events.parquet"))
         features = session.read.parquet(str(place / "features.parquet"))
-        joined = as_of_join(events, features, key=KEY, moment=MOMENT, as_of=AS_OF, values=VALUES, ttl=TTL)
+        joined = as_of_join(
+            events,
+            features,
+            key=KEY,
+            moment=MOMENT,
+            as_of=AS_OF,
+            values=VALUES,
+            published_after=timedelta(0),
+            ttl=TTL,
+        )
         joined.write.parquet(str(target), mode="overwrite")
 
     work(warm)

@@ -164,6 +164,62 @@ def test_a_day_is_compared_and_what_cannot_be_is_counted(
     assert receipt.facts["outcome"] == "pass"
 
 
+def stored_since(row: datetime) -> list[float]:
+    """The vector of an event that the row of an as_of serves."""
+    return [float(row.day) if name in compare_served.BATCH else 1.0 for name in MODEL_FEATURES]
+
+
+def offline_by_the_hour(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Offline features in place of Spark: the row of a midnight is known from 04:00 on."""
+
+    def features(events: pd.DataFrame, _settings: Settings) -> pd.DataFrame:
+        # strictly after the hour
+        known = (events["event_time"] - timedelta(hours=4, microseconds=1)).dt.floor("D")
+        found = pd.DataFrame([stored_since(row) for row in known], events.index, list(MODEL_FEATURES))
+        return pd.concat([events, found], axis=1)
+
+    monkeypatch.setattr(compare_served, "historical_features", features)
+    monkeypatch.setattr(compare_served, "not_built", lambda lake, day: "")
+
+
+def served_through(home: Settings, online_at: datetime) -> dict[str, int]:
+    """What is found of a day of an event each hour, at half past, whose rows came online at an instant."""
+    midnight_before = datetime(DAY.year, DAY.month, DAY.day, tzinfo=UTC)
+    hours = [midnight_before + timedelta(hours=hour, minutes=30) for hour in range(24)]
+    put(home, transaction_rows(*((n, str(at)[:19], 1, 10, 100) for n, at in enumerate(hours, 1))))
+    newest = [midnight_before - timedelta(days=at < online_at) for at in hours]
+    serve(home, *((n, stored_since(row)) for n, row in enumerate(newest, 1)))
+    facts = compare_served.run(Params(day=DAY), home).facts
+    return {key: facts[key] for key in ("mismatched_rows", "published_early", "published_late")}
+
+
+@pytest.mark.parametrize(
+    ("online_at", "found"),
+    [
+        ("2026-02-28 00:10", (0, 4, 0)),
+        ("2026-02-28 04:00", (0, 0, 0)),
+        ("2026-02-28 06:00", (0, 0, 2)),
+        ("2026-02-28 08:00", (0, 0, 4)),
+        ("2026-02-28 09:00", (1, 0, 4)),
+    ],
+)
+def test_rows_may_come_before_their_hour_or_behind_it_until_they_are_overdue(
+    home: Settings, monkeypatch: pytest.MonkeyPatch, online_at: str, found: tuple[int, int, int]
+) -> None:
+    offline_by_the_hour(monkeypatch)
+    assert tuple(served_through(home, datetime.fromisoformat(f"{online_at}+00:00")).values()) == found
+
+
+def test_a_day_that_the_rows_of_the_day_before_served_to_its_end_alerts(
+    home: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    offline_by_the_hour(monkeypatch)
+    found = served_through(home, datetime(2026, 3, 1, tzinfo=UTC))
+    assert found == {"mismatched_rows": 16, "published_early": 0, "published_late": 4}
+    (figure,) = read_figures(lake_of(home), DAY, SKEW)
+    assert figure.status == "alert"
+
+
 def test_a_served_feature_that_differs_alerts_with_its_evidence(
     home: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,12 +12,13 @@ import pandas as pd
 import pytest
 import yaml
 
+from jobs.conf.contract import contract_of
 from jobs.conf.policy import load_policy
 from jobs.conf.settings import PROJECT_ROOT, Settings
 from jobs.core import SluiceError
 from jobs.features import materialize
 from jobs.features.declarations import MODEL_FEATURES, STORED_FEATURES
-from jobs.features.definitions import VIEWS
+from jobs.features.definitions import VIEWS, publication
 from jobs.features.history import historical_features
 from jobs.features.online import OnlineFeatures
 from jobs.features.request import assemble
@@ -52,18 +53,30 @@ def two_days(home: Settings) -> None:
     lake_of(home).replace(TRANSACTION_VELOCITY, TRANSACTION_VELOCITY.schema.empty_table(), DAY)
 
 
+def with_due_hours(home: Settings, transactions: float, labels: float) -> Settings:
+    """The installation with a contract whose files are due at other hours."""
+    contract = contract_of(home).model_dump(mode="json")
+    contract["transactions"]["due_hours"], contract["labels"]["due_hours"] = transactions, labels
+    home.home.mkdir(parents=True, exist_ok=True)
+    path = home.home / "contract.yaml"
+    path.write_text(yaml.safe_dump(contract, sort_keys=False))
+    return home.model_copy(update={"contract": str(path)})
+
+
 def materialized(home: Settings, *days: date) -> None:
     for day in days:
         materialize.run(materialize.Params(day=day), home)
 
 
-def test_a_row_of_midnight_serves_events_strictly_after_midnight(spark_home: Settings) -> None:
+def test_a_row_of_midnight_serves_events_strictly_after_the_hour_at_which_it_is_due(
+    spark_home: Settings,
+) -> None:
     two_days(spark_home)
     asked = events(
-        ("2026-02-28 00:00:00", 1, 10),
-        ("2026-02-28 00:00:00.000001", 1, 10),
-        ("2026-03-01 00:00:00", 1, 10),
-        ("2026-03-01 00:00:00.000001", 1, 10),
+        ("2026-02-28 04:00:00", 1, 10),
+        ("2026-02-28 04:00:00.000001", 1, 10),
+        ("2026-03-01 04:00:00", 1, 10),
+        ("2026-03-01 04:00:00.000001", 1, 10),
     )
     answer = historical_features(asked, spark_home)
     assert answer["customer_count_7d"].tolist()[1:] == [1.0, 1.0, 2.0]
@@ -205,10 +218,26 @@ def test_whoever_opens_the_store_at_once_applies_it_once(home: Settings) -> None
     assert registry.stat().st_mtime_ns == before
 
 
-def test_the_ttl_of_the_views_is_the_policys(home: Settings) -> None:
+def test_the_views_have_the_policys_ttl_and_the_hour_at_which_the_contracts_last_file_is_due(
+    home: Settings,
+) -> None:
     hours = load_policy().features.batch_ttl_hours
+    store = feature_store(with_due_hours(home, transactions=1.5, labels=6.25))
     for name in VIEWS.values():
-        assert feature_store(home).get_feature_view(name).ttl == timedelta(hours=hours)
+        view = store.get_feature_view(name)
+        assert (view.ttl, publication(view)) == (timedelta(hours=hours), timedelta(hours=6.25))
+    assert publication(store.get_feature_view(TRANSACTION_VELOCITY.name)) == timedelta(0)
+
+
+def test_other_due_hours_are_other_definitions(home: Settings) -> None:
+    feature_store(home)
+    store = feature_store(with_due_hours(home, transactions=2, labels=3))
+    assert publication(store.get_feature_view(VIEWS["customer"])) == timedelta(hours=3)
+
+
+def test_rows_that_expire_before_they_are_published_are_refused_with_what_to_do(home: Settings) -> None:
+    with pytest.raises(SluiceError, match=r"due 48 hours after .* raise features\.batch_ttl_hours"):
+        feature_store(with_due_hours(home, transactions=48, labels=3))
 
 
 def test_the_feast_command_line_reads_the_same_configuration() -> None:

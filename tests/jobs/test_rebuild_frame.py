@@ -191,11 +191,20 @@ def test_a_difference_closes_the_gate_and_names_what_differs(framed: Settings) -
     assert failed == {"digest", "column customer_count_7d"}
 
 
-def test_other_definitions_than_then_are_named_before_anything_is_read(framed: Settings) -> None:
+@pytest.mark.parametrize(
+    ("update", "named"),
+    [
+        ({"ttl_hours": 1.0}, r"batch_ttl_hours: was 1\.0, is 48"),
+        ({"published_after_hours": 0.0}, r"due_hours: was 0\.0, is 4"),
+    ],
+)
+def test_other_definitions_than_then_are_named_before_anything_is_read(
+    framed: Settings, update: dict[str, float], named: str
+) -> None:
     file = framed.work / "training" / RUN / "frame.json"
     facts = FrameFacts.model_validate_json(file.read_text())
-    file.write_text(facts.model_copy(update={"ttl_hours": 1.0}).model_dump_json())
-    with pytest.raises(GateClosed, match=r"batch_ttl_hours: was 1\.0, is 48"):
+    file.write_text(facts.model_copy(update=update).model_dump_json())
+    with pytest.raises(GateClosed, match=named):
         rebuilt(framed)
 
 

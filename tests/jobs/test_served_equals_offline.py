@@ -34,6 +34,7 @@ HISTORY, PER_DAY = 10, 120
 SEED = 99  # of the served day
 DATABASES = itertools.count()
 SERVED = FIRST + timedelta(days=HISTORY)
+DUE = midnight(SERVED) + timedelta(hours=4)  # of the files of the day before, by the contract
 
 
 def transactions_of(day: date, seed: int) -> pa.Table:
@@ -171,6 +172,10 @@ def test_every_feature_of_a_served_day_is_the_offline_one(
     receipt = compare_served.run(compare_served.Params(day=SERVED), installation)
     evidence = json.loads(Path(receipt.facts["evidence"]).read_text())
     assert (receipt.rows, receipt.facts["mismatched_rows"]) == (PER_DAY, 0), evidence["examples"]
+    # online before the first request, which offline says of no row
+    early = sum(body["event_time"] <= DUE.isoformat() for body in bodies)
+    assert 0 < receipt.facts["published_early"] <= early
+    assert receipt.facts["published_late"] == 0
     assert [found["feature"] for found in evidence["features"]] == list(MODEL_FEATURES)
     assert max(found["worst"] for found in evidence["features"]) <= 1e-6
     assert_seen(installation)
@@ -219,7 +224,7 @@ def test_what_the_service_missed_it_knows_once_the_day_is_materialized(
     assert (receipt.rows, receipt.facts["mismatched_rows"]) == (PER_DAY, 0)
 
 
-def test_until_a_day_is_online_the_rows_of_the_day_before_serve(
+def test_served_equals_offline_where_each_day_comes_online_when_it_is_due(
     built_history: Settings, published_home: Path
 ) -> None:
     before, last = SERVED - timedelta(days=2), SERVED - timedelta(days=1)
@@ -228,10 +233,13 @@ def test_until_a_day_is_online_the_rows_of_the_day_before_serve(
     lake = lake_of(built_history)
     with closing(open_velocity_store(built_history)) as store:  # what the service saw the day before
         store.record_many(lake.read(TRANSACTIONS, first=last, last=last))
-    serve(built_history, bodies_of(rows)[:30])
+    bodies = bodies_of(rows)
+    until = sum(body["event_time"] <= DUE.isoformat() for body in bodies)
+    assert 0 < until < PER_DAY
+    serve(built_history, bodies[:until])
     online(built_history, last, last)
-    serve(built_history, bodies_of(rows)[30:])
+    serve(built_history, bodies[until:])
     publish(published_home, built_history)
     receipt = compare_served.run(compare_served.Params(day=SERVED), built_history)
     assert (receipt.rows, receipt.facts["mismatched_rows"]) == (PER_DAY, 0)
-    assert receipt.facts["by_the_rows_before"] == 30
+    assert (receipt.facts["published_early"], receipt.facts["published_late"]) == (0, 0)

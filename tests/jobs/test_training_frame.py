@@ -11,8 +11,8 @@ import pytest
 from jobs.batch import score_day
 from jobs.conf.settings import Settings
 from jobs.core import GateClosed, SluiceError
-from jobs.features.declarations import MODEL_FEATURES, STORED_FEATURES, VELOCITY_FEATURES
-from jobs.features.definitions import SERVICE, TICK
+from jobs.features.declarations import MODEL_FEATURES
+from jobs.features.definitions import TICK, feature_views, publication
 from jobs.features.history import historical_features
 from jobs.features.store import feature_store
 from jobs.features.tables import FEATURE_TABLES
@@ -52,19 +52,22 @@ def test_the_frame_holds_each_matured_transaction_once_with_features_and_role(fi
 
 
 def test_the_join_gives_what_feasts_own_duckdb_store_gives(filled: Settings) -> None:
-    """Where it is right: no two rows of one key and instant (of such it takes any)."""
+    """Where it is right: no two rows of one key and instant (of such it takes any).
+
+    It knows nothing of publication, so each view is asked for the moment that much before the event.
+    """
     events = lake_of(filled).read(TRANSACTIONS).to_pandas()
     ours = historical_features(events, filled).set_index("transaction_id")
     store = feature_store(filled)
-    entities = events[["transaction_id", "customer_id", "terminal_id"]].assign(
-        event_timestamp=events["event_time"] - TICK
-    )
-    theirs = store.get_historical_features(
-        entity_df=entities, features=store.get_feature_service(SERVICE)
-    ).to_df()
-    names = [*STORED_FEATURES, *VELOCITY_FEATURES]
-    found = theirs.set_index("transaction_id").loc[ours.index, names]
-    pd.testing.assert_frame_equal(ours[names], found, check_exact=True, check_index_type=False)
+    for view in feature_views(filled):
+        entities = events[["transaction_id", "customer_id", "terminal_id"]].assign(
+            event_timestamp=events["event_time"] - publication(view) - TICK
+        )
+        names = [field.name for field in view.features]
+        asked = [f"{view.name}:{name}" for name in names]
+        theirs = store.get_historical_features(entity_df=entities, features=asked).to_df()
+        found = theirs.set_index("transaction_id").loc[ours.index, names]
+        pd.testing.assert_frame_equal(ours[names], found, check_exact=True, check_index_type=False)
     assert 0 < ours["customer_missing"].sum() < len(ours)
     assert not ours["velocity_missing"].any()
 
