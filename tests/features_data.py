@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from jobs.conf.settings import Settings
 from jobs.core import midnight
-from jobs.features.declarations import SEQUENCE_LENGTH, Entity, stored_features
+from jobs.features.declarations import ENTITIES, VELOCITY, Entity, Feature, stored_features
 from jobs.features.tables import FEATURE_TABLES
 from jobs.lake.store import lake_of
 from jobs.lake.tables import LABELS, TRANSACTIONS, Table
@@ -103,14 +103,16 @@ def _put(home: Settings, table: Table, rows: pa.Table) -> None:
 Found = dict[int, dict[str, float]]
 
 
-def sums(prefix: str, label: str, amounts: list[float]) -> dict[str, float]:
-    """Count, sum, mean and deviation of some amounts in major units, by the book."""
-    return {
-        f"{prefix}_count_{label}": len(amounts),
-        f"{prefix}_amount_sum_{label}": sum(amounts),
-        f"{prefix}_amount_mean_{label}": statistics.mean(amounts) if amounts else math.nan,
-        f"{prefix}_amount_deviation_{label}": statistics.stdev(amounts) if len(amounts) > 1 else math.nan,
-    }
+def by_hand(feature: Feature, amounts: list[float]) -> float:
+    """A measure of some amounts in major units, by the book."""
+    if feature.measure == "count":
+        return len(amounts)
+    if feature.measure == "amount_sum":
+        return sum(amounts)
+    if feature.measure == "amount_mean":
+        return statistics.mean(amounts) if amounts else math.nan
+    assert feature.measure == "amount_deviation"
+    return statistics.stdev(amounts) if len(amounts) > 1 else math.nan
 
 
 def brute_force(
@@ -121,19 +123,18 @@ def brute_force(
     for label in labels.sort_values(["available_at", "is_fraud"]).itertuples():
         if label.available_at < as_of:
             fraud[int(label.transaction_id)] = int(label.is_fraud)
-    found: dict[str, Found] = {"customer": {}, "terminal": {}}
-    for days in (1, 7, 30):
-        width = pd.Timedelta(days=days)
-        late = as_of - pd.Timedelta(days=delay)
-        for entity, features in found.items():
-            for key, rows in transactions.groupby(f"{entity}_id"):
-                inside = [r for r in rows.itertuples() if as_of - width <= r.event_time < as_of]
-                amounts = [r.amount_minor / 100 for r in inside]
-                features.setdefault(int(key), {}).update(sums(entity, f"{days}d", amounts))
-                if entity == "terminal":
-                    ripe = [r for r in rows.itertuples() if late - width <= r.event_time < late]
-                    hits = sum(fraud.get(int(r.transaction_id), 0) for r in ripe)
-                    features[int(key)][f"terminal_risk_{days}d"] = hits / len(ripe) if ripe else 0.0
+    found: dict[Entity, Found] = {entity: {} for entity in ENTITIES}
+    for entity, features in found.items():
+        for key, group in transactions.groupby(f"{entity}_id"):
+            rows, values = list(group.itertuples()), features.setdefault(int(key), {})
+            for feature in stored_features(entity):
+                end = as_of - pd.Timedelta(days=delay * feature.delayed)
+                inside = [r for r in rows if end - feature.window <= r.event_time < end]
+                if feature.measure == "risk":
+                    hits = sum(fraud.get(int(r.transaction_id), 0) for r in inside)
+                    values[feature.name] = hits / len(inside) if inside else 0.0
+                else:
+                    values[feature.name] = by_hand(feature, [r.amount_minor / 100 for r in inside])
     return found["customer"], found["terminal"]
 
 
@@ -141,32 +142,27 @@ def brute_force_velocity(transactions: pd.DataFrame) -> Found:
     """The velocity features of each transaction, row by row in plain Python."""
     rows = list(transactions.itertuples())
     in_time = [r for r in rows if r.available_at.floor("D") - pd.Timedelta(days=1) <= r.event_time]
-    answer: Found = {}
-    for row in rows:
-        mine = {
-            "customer": [r for r in in_time if r.customer_id == row.customer_id],
-            "terminal": [r for r in in_time if r.terminal_id == row.terminal_id],
-        }
-        found: dict[str, float] = {}
+    return {
+        int(row.transaction_id): {feature.name: _velocity(feature, row, in_time) for feature in VELOCITY}
+        for row in rows
+    }
 
-        def inside(which: list[Any], width: pd.Timedelta, now: pd.Timestamp = row.event_time) -> list[Any]:
-            return [r for r in which if now - width <= r.event_time < now]
 
-        for entity, events in mine.items():
-            for label, minutes in (("5m", 5), ("30m", 30), ("1h", 60), ("24h", 24 * 60)):
-                amounts = [r.amount_minor / 100 for r in inside(events, pd.Timedelta(minutes=minutes))]
-                found |= sums(entity, label, amounts)
-        for entity, label, hours in (("customer", "30d", 30 * 24), ("terminal", "24h", 24)):
-            last = [r.event_time for r in inside(mine[entity], pd.Timedelta(hours=hours))]
-            since = (row.event_time - max(last)).total_seconds() if last else math.nan
-            found[f"{entity}_seconds_since_last_{label}"] = since
-        before = inside(mine["customer"], pd.Timedelta(days=30))
-        newest = sorted(((r.event_time, r.amount_minor) for r in before), reverse=True)
-        for place in range(1, SEQUENCE_LENGTH + 1):
-            when, amount = newest[place - 1] if place <= len(newest) else (pd.NaT, math.nan)
-            found[f"customer_amount_before_{place}"] = amount / 100
-            found[f"customer_seconds_before_{place}"] = (row.event_time - when).total_seconds()
-        pair = [r for r in mine["customer"] if r.terminal_id == row.terminal_id]
-        found["pair_is_new_30d"] = float(not inside(pair, pd.Timedelta(days=30)))
-        answer[int(row.transaction_id)] = found
-    return answer
+def _velocity(feature: Feature, row: Any, in_time: list[Any]) -> float:
+    keys = ("customer_id", "terminal_id") if feature.entity == "pair" else (f"{feature.entity}_id",)
+    inside = [
+        r
+        for r in in_time
+        if all(getattr(r, key) == getattr(row, key) for key in keys)
+        and row.event_time - feature.window <= r.event_time < row.event_time
+    ]
+    newest = sorted(((r.event_time, r.amount_minor) for r in inside), reverse=True)
+    if feature.measure == "is_new":
+        return float(not newest)
+    if feature.place or feature.measure == "seconds_since_last":
+        place = feature.place or 1
+        if place > len(newest):
+            return math.nan
+        when, amount = newest[place - 1]
+        return amount / 100 if feature.measure == "amount_before" else (row.event_time - when).total_seconds()
+    return by_hand(feature, [r.amount_minor / 100 for r in inside])

@@ -45,7 +45,7 @@ READS = ("customer_features", "terminal_features", "transaction_velocity")
 WRITES = ("feature_checks",)
 COLUMNS = ["day", "transaction_id", "event_time", "available_at", "customer_id", "terminal_id"]
 VELOCITY_DAYS = 1 + max(feature.window for feature in VELOCITY if feature.measure == "count").days
-FEWEST = {"amount_mean": 1, "amount_deviation": 2}  # transactions in the window; null below
+FEWEST = {"amount_mean": 1, "amount_deviation": 2, "seconds_since_last": 1}  # in the window; null below
 HIGHEST = {"risk": 1.0, "is_new": 1.0}
 
 
@@ -94,10 +94,25 @@ def _sequence_checks(features: pd.DataFrame) -> list[Check]:
     wanted = np.minimum(features[count.name], SEQUENCE_LENGTH)
     unlike = int(((since <= count.window.total_seconds()).sum(axis=1) != wanted).sum())
     return [
+        *_since_last_checks(features),
         _at_most("customer transactions before with a time or an amount alone", halves, 0),
         _at_most("customer transactions before out of order", unordered, 0),
         _at_most(f"customer transactions before other than {count.name} says", unlike, 0),
     ]
+
+
+def _since_last_checks(features: pd.DataFrame) -> list[Check]:
+    """The time since the customer's last transaction is that of the first of the last ones, null or not."""
+    (newest,) = (feature for feature in VELOCITY if feature.name == SEQUENCE_SECONDS[0])
+    checks = []
+    for feature in VELOCITY:
+        if (feature.entity, feature.measure) != ("customer", "seconds_since_last"):
+            continue
+        both = min(feature.window, newest.window).total_seconds()
+        ours, first = (features[each.name].where(features[each.name] <= both) for each in (feature, newest))
+        unlike = int((ours.notna() | first.notna()).sum() - (ours == first).sum())
+        checks.append(_at_most(f"{feature.name} other than {newest.name} says", unlike, 0))
+    return checks
 
 
 def _longest_count(entity: Entity) -> Feature:
@@ -141,8 +156,8 @@ def _column_checks(features: pd.DataFrame, declared: tuple[Feature, ...]) -> lis
             counts.setdefault(feature.entity, []).append(feature)
         if feature.nulls is Nulls.NEVER:
             checks.append(_at_most(f"{feature.name} nulls", int(column.isna().sum()), 0))
-        elif feature.measure in FEWEST:
-            few = features[f"{feature.entity}_count_{feature.label}"] < FEWEST[feature.measure]
+        elif feature.measure in FEWEST and (count := f"{feature.entity}_count_{feature.label}") in features:
+            few = features[count] < FEWEST[feature.measure]
             unlike = int((column.isna() != few).sum())
             checks.append(_at_most(f"{feature.name} not null {feature.nulls.value}", unlike, 0))
         high = HIGHEST.get(feature.measure, float("inf"))

@@ -14,9 +14,12 @@ Amounts are in major units; all features are doubles.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from datetime import timedelta
 from enum import StrEnum
 from typing import Literal, get_args
+
+from pydantic import model_validator
 
 from jobs.core import StrictModel
 
@@ -45,6 +48,7 @@ NIGHT_ENDS = 6  # the last hour of the night, UTC
 SATURDAY = 5  # datetime.weekday()
 OWNER = "payments-risk"
 SEQUENCE_LENGTH = 8  # how many of a customer's last transactions are inputs one by one
+DAY = timedelta(days=1)
 UNITS = {"m": ("minutes", "minute"), "h": ("hours", "hour"), "d": ("days", "day")}
 
 
@@ -74,9 +78,17 @@ class Feature(StrictModel):
     description: str
     owner: str = OWNER
 
+    @model_validator(mode="after")
+    def _batch_windows_are_whole_days(self) -> Feature:
+        if self.tier == "batch" and (self.window < DAY or self.window % DAY):
+            raise ValueError(
+                f"{self.name}: a batch window is one or more whole days, it is not {self.window}"
+            )
+        return self
+
     @property
     def days(self) -> int:
-        """The window in days; batch windows have nothing smaller."""
+        """The window in whole days, which a batch window is."""
         return self.window.days
 
     @property
@@ -240,10 +252,14 @@ def velocity_memory(entity: Entity) -> timedelta:
     return max(feature.window for feature in VELOCITY if feature.entity in own)
 
 
-def _version() -> str:
-    """Changes with every meaning of a feature, and not with its wording or its owner."""
-    text = "\n".join(feature.model_dump_json(exclude={"description", "owner"}) for feature in FEATURES)
+def version_of(features: Iterable[Feature]) -> str:
+    """Changes with what is declared of the features, and not with their wording or their owner.
+
+    Not with the code that computes a measure, and not with the contract's label delay: a measure that comes
+    to mean something else gets another name.
+    """
+    text = "\n".join(feature.model_dump_json(exclude={"description", "owner"}) for feature in features)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-FEATURE_VERSION: str = _version()
+FEATURE_VERSION: str = version_of(FEATURES)

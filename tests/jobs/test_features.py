@@ -1,4 +1,4 @@
-"""Features: windows by hand, against brute force and DuckDB; the gate; declarations and request features."""
+"""Features: windows by hand, against brute force and DuckDB; the gate."""
 
 from __future__ import annotations
 
@@ -18,16 +18,7 @@ from hypothesis import strategies as st
 from jobs.conf.settings import PROJECT_ROOT, Settings
 from jobs.core import GateClosed, SluiceError, midnight
 from jobs.features import build, check, windows
-from jobs.features.declarations import (
-    FEATURES,
-    MODEL_FEATURES,
-    SEQUENCE_AMOUNTS,
-    SEQUENCE_LENGTH,
-    SEQUENCE_SECONDS,
-    STORED_FEATURES,
-    VELOCITY_FEATURES,
-    longest_window,
-)
+from jobs.features.declarations import longest_window, stored_features
 from jobs.features.tables import CUSTOMER_FEATURES, TERMINAL_FEATURES
 from jobs.lake.store import lake_of
 from jobs.lake.tables import TRANSACTIONS
@@ -36,6 +27,7 @@ from tests.features_data import (
     DAY,
     brute_force,
     brute_force_velocity,
+    by_hand,
     label_rows,
     put,
     transaction_rows,
@@ -248,15 +240,14 @@ def test_thirty_days_of_the_public_data_agree_with_sql(spark_home: Settings) -> 
 
 def good_rows() -> pd.DataFrame:
     """Two terminals: one with a transaction four days ago, one with four of which the last was yesterday."""
-    counts = {"1d": [0.0, 1.0], "7d": [1.0, 1.0], "30d": [1.0, 4.0]}
+    ages = ([4], [1, 21, 22, 23])
     columns: dict[str, list[float]] = {"terminal_id": [1, 2]}
-    for label, found in counts.items():
-        columns[f"terminal_count_{label}"] = found
-        columns[f"terminal_amount_sum_{label}"] = [5.0 * count for count in found]
-        columns[f"terminal_amount_mean_{label}"] = [5.0 if count else math.nan for count in found]
-        columns[f"terminal_amount_deviation_{label}"] = [0.0 if count > 1 else math.nan for count in found]
-    risks = {"terminal_risk_1d": [0.0, 0.0], "terminal_risk_7d": [0.0, 1.0], "terminal_risk_30d": [0.5, 1.0]}
-    return pd.DataFrame(columns | risks)
+    for feature in stored_features("terminal"):
+        amounts = [[5.0 for age in each if age <= feature.days] for each in ages]
+        columns[feature.name] = (
+            [0.0, 1.0] if feature.measure == "risk" else [by_hand(feature, found) for found in amounts]
+        )
+    return pd.DataFrame(columns)
 
 
 def failed(features: pd.DataFrame, active: set[int]) -> set[str]:
@@ -320,6 +311,13 @@ def test_each_check_of_velocity_has_rows_that_break_it() -> None:
     }
     too_long = good.assign(customer_seconds_since_last_30d=[39_600.0, 240.0, 2_592_001.0])
     assert failed_velocity(too_long, transactions) == {"customer_seconds_since_last_30d out of range"}
+    unknown = good.assign(terminal_seconds_since_last_24h=[None, math.nan, math.nan])
+    assert failed_velocity(unknown, transactions) == {
+        "terminal_seconds_since_last_24h not null where the window is empty"
+    }
+    of_nothing = good.assign(customer_seconds_since_last_30d=[39_600.0, 240.0, 7.0])
+    unlike_newest = "customer_seconds_since_last_30d other than customer_seconds_before_1 says"
+    assert failed_velocity(of_nothing, transactions) == {unlike_newest}
     assert failed_velocity(good.assign(pair_is_new_30d=[0.0, 1.0, None]), transactions) == {
         "pair_is_new_30d nulls"
     }
@@ -332,10 +330,14 @@ def test_each_check_of_velocity_has_rows_that_break_it() -> None:
         customer_seconds_before_1=good["customer_seconds_before_2"].fillna(good["customer_seconds_before_1"]),
         customer_seconds_before_2=[math.nan, 240.0, math.nan],
     )
-    assert failed_velocity(swapped, transactions) == {"customer transactions before out of order"}
+    assert failed_velocity(swapped, transactions) == {
+        "customer transactions before out of order",
+        unlike_newest,
+    }
     older = good.assign(customer_seconds_before_1=[86_400.5, 240.0, math.nan])
     assert failed_velocity(older, transactions) == {
-        "customer transactions before other than customer_count_24h says"
+        "customer transactions before other than customer_count_24h says",
+        unlike_newest,
     }
     oldest = good.assign(customer_seconds_before_2=[math.nan, 2_592_000.5, math.nan])
     assert failed_velocity(oldest, transactions) == {
@@ -350,41 +352,3 @@ def test_the_gate_closes_and_keeps_its_evidence(home: Settings) -> None:
         check.run(check.Params(day=DAY), home)
     evidence = json.loads((home.work / "features" / str(DAY) / "checks.json").read_text())
     assert evidence["outcome"] == "fail"
-
-
-def test_every_feature_is_named_once_and_in_the_models_order() -> None:
-    assert len(set(MODEL_FEATURES)) == len(MODEL_FEATURES) == len(FEATURES)
-    assert len(FEATURES) >= 60
-    assert len(STORED_FEATURES) == 27
-    assert len(VELOCITY_FEATURES) == 51
-    assert (SEQUENCE_AMOUNTS[0], SEQUENCE_SECONDS[-1]) == (
-        "customer_amount_before_1",
-        "customer_seconds_before_8",
-    )
-    assert len(SEQUENCE_AMOUNTS) == len(SEQUENCE_SECONDS) == SEQUENCE_LENGTH == 8
-
-
-def test_the_windows_that_are_declared_are_these() -> None:
-    """A further window is one more label in its line, and one more here."""
-    declared: dict[str, list[str]] = {}
-    for feature in FEATURES:
-        if feature.window:
-            name = f"{feature.tier} {feature.name.removesuffix(f'_{feature.label}')}"
-            declared.setdefault(name, []).append(feature.label)
-    sums = ("count", "amount_sum", "amount_mean", "amount_deviation")
-    wanted = {
-        f"{tier} {entity}_{measure}": labels
-        for tier, labels in (("batch", ["1d", "7d", "30d"]), ("velocity", ["5m", "30m", "1h", "24h"]))
-        for entity in ("customer", "terminal")
-        for measure in sums
-    }
-    wanted |= {
-        "request amount_to_mean": ["7d", "30d"],
-        "request amount_z_score": ["7d", "30d"],
-        "batch terminal_risk": ["1d", "7d", "30d"],
-        "velocity customer_seconds_since_last": ["30d"],
-        "velocity terminal_seconds_since_last": ["24h"],
-        "velocity pair_is_new": ["30d"],
-        **{f"velocity {name}": ["30d"] for name in (*SEQUENCE_AMOUNTS, *SEQUENCE_SECONDS)},
-    }
-    assert declared == wanted
