@@ -2,6 +2,7 @@
 
 One row per active entity and day for the batch features, one per transaction for the velocity features.
 A feature that is declared anew becomes a column with the next build; days that are not built again are null.
+One that is no longer declared keeps its column, which nobody reads and which is null in what is built.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ def _table(entity: Entity) -> Table:
         key=(key, "day"),
         writer="spark",
         optional=tuple(feature.name for feature in stored_features(entity)),
+        derived=True,
     )
 
 
@@ -48,5 +50,6 @@ TRANSACTION_VELOCITY = Table(
     key=("transaction_id",),
     writer="spark",
     optional=VELOCITY_FEATURES,
+    derived=True,
 )
 BUILT_TABLES: tuple[Table, ...] = (*FEATURE_TABLES.values(), TRANSACTION_VELOCITY)

@@ -28,12 +28,15 @@ def new_columns(delta: DeltaTable, table: Table) -> list[Field]:
     """The declared optional columns that the table lacks.
 
     Raises:
-        SluiceError: a column has another type, is no longer declared, or is new and not optional.
+        SluiceError: a column has another type, is new and not optional, or is no longer declared, which only
+            a derived table takes.
     """
     stored = {field.name: field for field in delta.schema().fields}
     declared = {field.name: field for field in Schema.from_arrow(table.schema).fields}
     for name, field in stored.items():
         if name not in declared:
+            if table.derived:
+                continue
             raise SluiceError(
                 f"table {table.name}: column {name} is no longer declared, but the table has it; name it in "
                 "the contract again as optional, its values may be absent"

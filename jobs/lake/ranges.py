@@ -54,6 +54,7 @@ def replace_range(
                 delta,
                 conform(table, rows) if isinstance(rows, pa.Table) else rows,
                 mode="overwrite",
+                schema_mode="merge" if table.derived else None,
                 predicate=f"{table.partition} >= '{first}' AND {table.partition} <= '{last}'",
                 commit_properties=CommitProperties(
                     custom_metadata={"first": first, "last": last, **(note or {})}

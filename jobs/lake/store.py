@@ -148,7 +148,7 @@ class Lake:
         """Refuse a declaration that the table, where it exists, cannot take.
 
         Raises:
-            SluiceError: a column has another type, is no longer declared, or is new and not optional.
+            SluiceError: as new_columns.
         """
         try:
             new_columns(self.delta(table), table)
@@ -186,6 +186,7 @@ class Lake:
                 rows,
                 mode="overwrite",
                 predicate=predicate,
+                schema_mode="merge" if table.derived else None,
                 commit_properties=CommitProperties(custom_metadata={"partition": partition}),
             )
             return int(delta.version())

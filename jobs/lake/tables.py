@@ -29,6 +29,7 @@ class Table:
     partition: str = "day"
     writer: Literal["delta-rs", "spark"] = "delta-rs"
     optional: tuple[str, ...] = ()  # columns that an older table may lack: a write adds them, null so far
+    derived: bool = False  # built from other tables: what is no longer declared stays, null from now on
 
 
 def _schema(**columns: pa.DataType) -> pa.Schema:

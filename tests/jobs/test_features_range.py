@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import date, timedelta
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 from pydantic import ValidationError
 
 from jobs.conf.settings import Settings
-from jobs.core import SluiceError
+from jobs.core import SluiceError, midnight
 from jobs.features import build, check
 from jobs.features.inputs import snapshot
 from jobs.features.tables import BUILT_TABLES, CUSTOMER_FEATURES, TERMINAL_FEATURES, TRANSACTION_VELOCITY
@@ -130,6 +131,28 @@ def test_what_spark_writes_itself_is_what_comes_back_to_the_job(
     assert build.run(build.Params(day=DAYS[0], last=DAYS[4]), large).digest == receipt.digest
     assert build.run(build.Params(day=DAYS[5]), large).digest == again.digest
     assert_same(tables(large), tables(spark_home))
+
+
+@pytest.mark.parametrize("returned", [2_000_000, 0], ids=["written by the job", "written by Spark"])
+def test_a_feature_that_is_no_longer_declared_stays_in_older_days_and_is_null_in_what_is_built(
+    spark_home: Settings, monkeypatch: pytest.MonkeyPatch, returned: int
+) -> None:
+    monkeypatch.setattr(build, "RETURNED_ROWS", returned)
+    publish(spark_home, 0)
+    publish(spark_home, 1)
+    more = pa.field("customer_count_14d", pa.float64())
+    older = replace(CUSTOMER_FEATURES, schema=CUSTOMER_FEATURES.schema.append(more))
+    names = [name for name in older.schema.names if name not in ("day", "customer_id", "as_of")]
+    out_of_reach = DAYS[0] - timedelta(days=60)
+    row = {"day": out_of_reach, "customer_id": 1, "as_of": midnight(DAYS[1])} | dict.fromkeys(names, 3.0)
+    lake = lake_of(spark_home)
+    lake.replace(older, pa.Table.from_pylist([row], schema=older.schema), out_of_reach)
+    build.run(build.Params(day=DAYS[1]), spark_home)
+    check.run(check.Params(day=DAYS[1]), spark_home)
+    assert lake.read(CUSTOMER_FEATURES, first=DAYS[1]).column_names == CUSTOMER_FEATURES.schema.names
+    rows = lake.delta(CUSTOMER_FEATURES).to_pyarrow_table(columns=["day", "customer_count_14d"]).to_pylist()
+    assert {found["customer_count_14d"] for found in rows if found["day"] == out_of_reach} == {3.0}
+    assert {found["customer_count_14d"] for found in rows if found["day"] == DAYS[1]} == {None}
 
 
 def test_a_late_row_reaches_the_day_of_its_file_and_later_ones_in_one_job(spark_home: Settings) -> None:
