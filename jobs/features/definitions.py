@@ -20,6 +20,7 @@ from jobs.conf.policy import policy_of
 from jobs.conf.settings import Settings
 from jobs.core import SluiceError
 from jobs.features import declarations
+from jobs.features.packed import VERSION_TAG
 from jobs.features.tables import FEATURE_TABLES, TRANSACTION_VELOCITY
 from jobs.lake.store import lake_of
 from jobs.lake.tables import Table
@@ -102,10 +103,7 @@ def _view(
         ),
         online=online,
         owner=declarations.OWNER,
-        tags={
-            "feature_version": declarations.FEATURE_VERSION,
-            PUBLISHED: str(published_after_hours),
-        },
+        tags={VERSION_TAG: declarations.version_of(features), PUBLISHED: str(published_after_hours)},
     )
 
 
@@ -121,7 +119,7 @@ def feast_objects(settings: Settings) -> list[Entity | FeatureView | FeatureServ
             name=name,
             features=found,
             description=f"stored inputs of the fraud model{note}",
-            tags={"feature_version": declarations.FEATURE_VERSION},
+            tags={VERSION_TAG: declarations.FEATURE_VERSION},
         )
         for name, found, note in (
             (SERVICE, views, ""),

@@ -2,7 +2,8 @@
 
 In: Arrow batches of a view's rows (one int64 key, a timestamp, doubles). Out: rows of one size,
 little-endian: 8 bytes of digest, as_of in microseconds since 1970 as int64, one double a feature; a null is
-NaN. A row of other features, or of the same in another order, has another digest: it is no row.
+NaN. A row of other features, of the same in another order, or of the same names that were declared otherwise,
+has another digest: it is no row.
 Errors: SluiceError for a view of another shape and for rows without a key or a time.
 """
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from feast import FeatureView, RepoConfig
 
 MARK = 8  # bytes of the digest
+VERSION_TAG = "feature_version"  # of a view: the version of its declarations
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 TIME = pa.timestamp("us", "UTC")
 
@@ -51,11 +53,12 @@ class Layout:
     key: str  # column of the entity
     moment: str  # column of the time
     names: tuple[str, ...]  # the features, in their declared order
+    version: str  # of their declarations
 
     @cached_property
     def mark(self) -> bytes:
         """What a row of these declarations begins with."""
-        return hashlib.sha256("\n".join(self.names).encode()).digest()[:MARK]
+        return hashlib.sha256("\n".join((self.version, *self.names)).encode()).digest()[:MARK]
 
     @cached_property
     def dtype(self) -> np.dtype[np.void]:
@@ -153,6 +156,7 @@ def layout_of(config: RepoConfig, view: FeatureView) -> Layout:
         key=keys[0].name,
         moment=view.batch_source.timestamp_field,
         names=tuple(field.name for field in view.features),
+        version=view.tags.get(VERSION_TAG, ""),
     )
 
 

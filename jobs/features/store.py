@@ -21,7 +21,7 @@ from pydantic import SecretStr
 
 from jobs.conf.settings import Settings
 from jobs.features.declarations import FEATURE_VERSION
-from jobs.features.definitions import feast_objects, feature_views, publication
+from jobs.features.definitions import feast_objects, feature_views
 from jobs.files import write_whole
 from jobs.locks import file_lock
 
@@ -104,8 +104,8 @@ def _definitions_digest(settings: Settings) -> str:
     if settings.online_store == "redis":
         said.append(settings.redis_url)
     for found in feature_views(settings):
-        said += [found.name, str(found.ttl), str(publication(found)), found.batch_source.path]
-        said += sorted(found.entities)
+        said += [found.name, str(found.ttl), found.batch_source.path, *sorted(found.entities)]
+        said += sorted(f"{name} {value}" for name, value in found.tags.items())
         said += sorted(f"{field.name} {field.dtype}" for field in found.schema)
     return hashlib.sha256("\n".join(said).encode()).hexdigest()
 

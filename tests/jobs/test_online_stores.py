@@ -22,7 +22,13 @@ from hypothesis import strategies as st
 from jobs.conf.settings import PROJECT_ROOT, Settings
 from jobs.core import SluiceError, midnight
 from jobs.features import materialize, redis_rows
-from jobs.features.declarations import MODEL_FEATURES, PRESENCE, STORED_FEATURES, stored_features
+from jobs.features.declarations import (
+    MODEL_FEATURES,
+    PRESENCE,
+    STORED_FEATURES,
+    stored_features,
+    version_of,
+)
 from jobs.features.definitions import feature_view
 from jobs.features.engine import write_from_spark
 from jobs.features.online import OnlineFeatures
@@ -145,6 +151,8 @@ def test_a_row_of_other_features_is_no_row_and_gives_way_to_an_older_one(online_
     assert store.layout.unpack(stored) is not None
     assert other.unpack(stored) is None
     assert replace(store.layout, names=(first, second)).unpack(stored) is None
+    store.view.tags = {"feature_version": version_of(stored_features("customer")[:1])}
+    assert layout_of(store.config, store.view).unpack(stored) is None
     assert store.online.newest(store.config, other) is None
     renamed = store.view.features[:]
     store.view.features = [renamed[1], renamed[0], *renamed[2:]]
@@ -282,7 +290,7 @@ def test_a_view_of_another_shape_is_refused_in_one_sentence(online_home: Setting
 
 
 def test_a_row_without_a_key_is_refused() -> None:
-    layout = Layout("sluice_cards", "card_id", "as_of", ("visits",))
+    layout = Layout("sluice_cards", "card_id", "as_of", ("visits",), "")
     columns = [pa.array([1, None]), pa.array([EPOCH, EPOCH]), pa.array([1.0, 2.0])]
     with pytest.raises(SluiceError, match="no card_id or no as_of"):
         layout.pack(pa.record_batch(columns, layout.columns))
