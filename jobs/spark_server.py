@@ -93,7 +93,8 @@ def server_command(settings: Settings, port: int) -> list[str]:
         "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",
         "spark.sql.catalog.spark_catalog": "org.apache.spark.sql.delta.catalog.DeltaCatalog",
         "spark.sql.session.timeZone": "UTC",
-        "spark.sql.shuffle.partitions": "4",
+        # for few cores; a cluster has Spark's own number, of which it leaves out what would have little to do
+        **({"spark.sql.shuffle.partitions": "4"} if settings.spark_master.startswith("local") else {}),
         # a day's build has about as many classes as the default of 100: each day would compile them anew
         "spark.sql.codegen.cache.maxEntries": "1000",
         # a day's log is small: reading it with the default 50 tasks costs more than the query

@@ -217,24 +217,27 @@ def built_from(settings: Settings, day: date) -> dict[str, int]:
 def with_transactions(
     versions: dict[date, dict[str, int]], lake: Lake, settings: Settings
 ) -> Iterator[tuple[date, pd.DataFrame]]:
-    """Each day with the transactions it was built from: days of one build share one read."""
+    """Each day with the transactions in its reach, as it was built from them: one build is one read."""
     delay_days = contract_of(settings).labels.delay_days
     for version, together in groupby(versions, lambda day: versions[day].get(TRANSACTIONS.name)):
         built = list(together)
         try:
-            transactions = lake.read(
+            rows = lake.read(
                 TRANSACTIONS,
                 first=first_input(built[0], delay_days),
                 last=built[-1],
                 columns=COLUMNS,
                 version=version,
-            ).to_pandas()
+            ).sort_by("day")
         except SluiceError as error:
             raise SluiceError(
                 f"features of {built[0]}: {error}; run `sluice build_features --day {built[0]}` again"
             ) from None
+        dates, transactions = rows["day"].to_numpy(), rows.to_pandas()
         for day in built:
-            yield day, transactions
+            begin = np.searchsorted(dates, np.datetime64(first_input(day, delay_days)), "left")
+            end = np.searchsorted(dates, np.datetime64(day), "right")
+            yield day, transactions.iloc[begin:end]
 
 
 def run(params: Params, settings: Settings) -> Receipt:

@@ -119,7 +119,8 @@ def _joined(events: pd.DataFrame, settings: Settings, versions: Mapping[str, int
     lake = lake_of(settings)
     versions = versions or {table.name: lake.version(table) for table in BUILT_TABLES}
     # in order of time, so that each part touches few partitions
-    order = np.argsort(events["event_time"].to_numpy(), kind="stable")
+    moments = pd.to_datetime(events["event_time"], utc=True).dt.as_unit("us").astype("int64")
+    order = np.argsort(moments.to_numpy(), kind="stable")
     for start in range(0, len(events), CHUNK):
         places = order[start : start + CHUNK]
         found[places] = _joined_part(events.iloc[places], lake, versions, settings)

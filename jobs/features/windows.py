@@ -49,9 +49,9 @@ def terminal_features(
     transactions: DataFrame, labels: DataFrame, days: Collection[date], delay_days: int
 ) -> DataFrame:
     """day, terminal_id and its features, for terminals active in the longest window."""
-    # chargebacks of a month are few: sending them all beats shuffling the transactions
     first = min(days)
-    labelled = _dated(transactions, first).join(F.broadcast(known_frauds(labels)), "transaction_id")
+    # chargebacks of a month are few, and Spark sends them all; those of a long range it does not
+    labelled = _dated(transactions, first).join(known_frauds(labels), "transaction_id")
     frauds = labelled.select(
         "terminal_id",
         "happened",

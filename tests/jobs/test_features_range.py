@@ -203,6 +203,15 @@ def test_a_day_is_built_from_the_rows_available_at_its_end_and_all_of_its_own(ho
     assert list(after.inputs(DAYS[2]).digests[LABELS.name]) == [DAYS[2]]
 
 
+def test_each_day_of_a_range_is_checked_beside_the_transactions_in_its_reach_alone(home: Settings) -> None:
+    deliver(home, file_of(0))
+    deliver(home, file_of(39))
+    built_from = {TRANSACTIONS.name: lake_of(home).version(TRANSACTIONS)}
+    of_days = {DAYS[0]: built_from, DAYS[39]: built_from}
+    found = {day: set(rows["day"]) for day, rows in check.with_transactions(of_days, lake_of(home), home)}
+    assert found == {DAYS[0]: {DAYS[0]}, DAYS[39]: {DAYS[39]}}
+
+
 def test_days_of_a_range_without_their_file_are_named(home: Settings) -> None:
     deliver(home, file_of(0))
     deliver(home, file_of(2))

@@ -23,6 +23,15 @@ def test_the_command_binds_to_loopback_and_runs_in_utc(home: Settings) -> None:
     assert server_environment(home)["SPARK_LOCAL_IP"] == "127.0.0.1"
 
 
+@pytest.mark.parametrize(
+    ("master", "few"), [("local[2]", True), ("spark://10.0.0.5:7077", False)], ids=["one machine", "cluster"]
+)
+def test_only_on_one_machine_four_tasks_follow_a_shuffle(home: Settings, master: str, few: bool) -> None:
+    command = server_command(home.model_copy(update={"spark_master": master}), 15999)
+    assert ("spark.sql.shuffle.partitions=4" in command) is few
+    assert few or not any("shuffle.partitions" in part for part in command)
+
+
 def test_without_java_it_says_how_to_get_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("jobs.spark_server._java_candidates", list)
     find_java.cache_clear()
