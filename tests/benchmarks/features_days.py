@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
@@ -30,23 +32,36 @@ FRAUD_SHARE = 0.008
 FLAT, CHEAPER = 1.2, 10
 
 
-def day_cases(short: int, long: int, small: int, large: int, times: int) -> list[Case]:
-    """Every figure of one more day; `small` and `large` are rows of a day."""
-    with tempfile.TemporaryDirectory(prefix="bench_features") as folder:
-        with spark_server(Path(folder) / "spark") as server:
-            near = one_more(Path(folder) / "short", server, short, small, times)
-            far = one_more(Path(folder) / "long", server, long, small, times)
-        with spark_server(Path(folder) / "spark") as server:
-            home = Path(folder) / "large"
-            fill(settings_of(home, server.remote), long, large)
-            whole = build_way(home, server, 1, long, 1)
-            single = build_way(home, server, long, long, times)
-            memory = server.peak_mb + max(whole.peak_mb, single.peak_mb)
-    what = f"features of one more day of {small:,} rows"
+@contextmanager
+def server_and_home() -> Iterator[tuple[Server, Path]]:
+    """A Spark server, and a folder beside its own."""
+    with (
+        tempfile.TemporaryDirectory(prefix="bench_features") as folder,
+        spark_server(Path(folder) / "spark") as server,
+    ):
+        yield server, Path(folder) / "home"
+
+
+def small_day_cases(short: int, long: int, rows: int, times: int) -> list[Case]:
+    """One more day of some rows, after a short and after a long history."""
+    with server_and_home() as (server, home):
+        near = one_more(home / "short", server, short, rows, times)
+        far = one_more(home / "long", server, long, rows, times)
+    return [
+        Case(f"features of one more day of {rows:,} rows at day {long}, beside day {short}",
+             far.seconds, near.seconds, "s", f"ratio <= {FLAT}", far.seconds <= FLAT * near.seconds)
+    ]  # fmt: skip
+
+
+def large_day_cases(long: int, large: int, times: int) -> list[Case]:
+    """One more day of many rows, beside all days anew."""
+    with server_and_home() as (server, home):
+        fill(settings_of(home, server.remote), long, large)
+        whole = build_way(home, server, 1, long, 1)
+        single = build_way(home, server, long, long, times)
+        memory = server.peak_mb + max(whole.peak_mb, single.peak_mb)
     more = f"features of one more day of {large:,} rows after {long - 1} days"
     return [
-        Case(f"{what} at day {long}, beside day {short}", far.seconds, near.seconds, "s",
-             f"ratio <= {FLAT}", far.seconds <= FLAT * near.seconds),
         Case(f"{more}, beside all {long} anew", single.seconds, whole.seconds, "s",
              f"ratio <= {1 / CHEAPER}", CHEAPER * single.seconds <= whole.seconds),
         Case(f"memory of all {long} days of {large:,} rows in one job", memory, None, "MB", "shown", True),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,33 @@ def assert_equal(ours: Path, other: Path, keys: Sequence[str], columns: Sequence
         part = columns[start : start + TOGETHER]
         _compare(left, right, keys, part, int(counts[0]), f"{ours} and {other}")
     return int(counts[0])
+
+
+def assert_same_sums(ours: Path, other: Path, keys: Sequence[str], columns: Sequence[str]) -> None:
+    """Compare two such folders without joining them: rows, and of each column how many have a value, its sum
+    and its sum weighed by the key, in which a value at another key shows.
+
+    Raises:
+        AssertionError: one of them differs.
+    """
+    found, expected = (_sums(place, keys, columns) for place in (ours, other))
+    for name, value in found.items():
+        same = math.isclose(value, expected[name], rel_tol=TOLERANCE, abs_tol=TOLERANCE)
+        assert same, f"{name}: {value} and {expected[name]}: {ours} and {other}"
+
+
+def _sums(place: Path, keys: Sequence[str], columns: Sequence[str]) -> dict[str, float]:
+    typed = ", ".join(f"{key}::{'DATE' if key == 'day' else 'BIGINT'}" for key in keys)
+    figures = {"rows": "count(*)"}
+    for column in columns:
+        figures[f"values of {column}"] = f"count({column})"
+        figures[f"sum of {column}"] = f"coalesce(sum({column}::DOUBLE), 0)"
+        figures[f"weighed sum of {column}"] = f"coalesce(sum({column}::DOUBLE * weight), 0)"
+    found = one_row(
+        f"SELECT {', '.join(figures.values())} FROM (SELECT *, (1 + hash({typed}) % 1000)::DOUBLE AS weight "
+        f"FROM read_parquet('{place}/*.parquet'))"
+    )
+    return dict(zip(figures, map(float, found), strict=True))
 
 
 def _compare(
