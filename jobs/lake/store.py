@@ -21,6 +21,7 @@ from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 
 from jobs.conf.settings import Settings
 from jobs.core import SluiceError
+from jobs.lake.batches import batches
 from jobs.lake.evolve import evolve, new_columns
 from jobs.lake.storage import LeaseLost, TableMissing, explained, open_table, spark_address, storage_options
 from jobs.lake.tables import Table
@@ -28,7 +29,7 @@ from jobs.locks import file_lock
 from jobs.s3_address import is_s3
 
 if TYPE_CHECKING:
-    from pyarrow.dataset import Scanner
+    from pyarrow.dataset import Expression, FileSystemDataset, Scanner
 
 # left alone, a table forgets versions after 30 days, also pinned ones: vacuum_tables cuts the log instead
 LOG_KEPT = {"delta.enableExpiredLogCleanup": "false"}
@@ -131,7 +132,7 @@ class Lake:
             return
         target = pa.schema([table.schema.field(name) for name in columns])
         with self.explained(table):
-            for batch in scanner(delta, table, first, last, columns).to_batches():
+            for batch in batches(*chosen(delta, table, first, last), columns):
                 yield batch.cast(target)
 
     def partitions(self, table: Table) -> list[str]:
@@ -263,6 +264,14 @@ def scanner(
     delta: DeltaTable, table: Table, first: date | str | None, last: date | str | None, columns: list[str]
 ) -> Scanner:
     """Rows whose partition lies in [first, last]: only their files are looked at, however many there are."""
+    dataset, within = chosen(delta, table, first, last)
+    return dataset.scanner(columns=columns, filter=within)
+
+
+def chosen(
+    delta: DeltaTable, table: Table, first: date | str | None, last: date | str | None
+) -> tuple[FileSystemDataset, Expression]:
+    """The files that hold partitions in [first, last], and the expression of these."""
     kind, bounds = table.schema.field(table.partition).type, []
     within = pc.scalar(True)
     if first is not None:
@@ -271,8 +280,7 @@ def scanner(
     if last is not None:
         bounds.append((table.partition, "<=", str(last)))
         within &= pc.field(table.partition) <= pa.scalar(str(last)).cast(kind)
-    dataset = delta.to_pyarrow_dataset(file_pruning_predicate=bounds or None)
-    return dataset.scanner(columns=columns, filter=within)
+    return delta.to_pyarrow_dataset(file_pruning_predicate=bounds or None), within
 
 
 def lake_of(settings: Settings) -> Lake:
