@@ -22,6 +22,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from jobs.alerts import raise_alerts
 from jobs.conf.contract import contract_of
@@ -42,8 +44,9 @@ from jobs.features.tables import BUILT_TABLES, TRANSACTION_VELOCITY
 from jobs.files import write_whole
 from jobs.lake.store import Lake, lake_of
 from jobs.lake.tables import TRANSACTIONS
-from jobs.monitoring.features_logged import LOGGED, logged_rows, of_this_version, with_features
+from jobs.monitoring.features_logged import logged
 from jobs.monitoring.figures import ALERT, OK, SKEW, UNKNOWN, Figure, alerts_of, finite, write_figures
+from jobs.monitoring.interval import Interval
 
 READS = ("predictions", "transactions", "customer_features", "terminal_features", "transaction_velocity")
 WRITES = ("monitoring", "served_comparison")
@@ -52,6 +55,7 @@ SAMPLE = 100_000  # transactions: a share of 5 % is known to 0.1 % by then
 RELATIVE = 1e-6  # a larger difference is one
 NOISE = 1e-9  # an absolute difference below this is none, so that 0 equals 1e-12
 SHADOW = "shadow"
+KEY = ("request_id", "variant")  # of a row of the log
 # what an answer takes from stored rows
 BATCH = (
     *STORED_FEATURES,
@@ -109,10 +113,28 @@ def _worst(served: pd.Series, offline: pd.Series) -> float:
 
 def first_answers(predictions: pd.DataFrame) -> pd.DataFrame:
     """One row for each transaction of the log: its first request's, an answer rather than its shadow."""
-    rows = predictions[predictions["features"].notna()]
-    rows = rows.assign(shadow=rows["variant"].eq(SHADOW)).sort_values(["shadow", "served_at"], kind="stable")
-    rows = rows.drop_duplicates("request_id").sort_values("served_at", kind="stable")
-    return rows.drop_duplicates("transaction_id")[["transaction_id", *LOGGED]]
+    rows = predictions.assign(shadow=predictions["variant"].eq(SHADOW))
+    rows = rows.sort_values(["shadow", "served_at"], kind="stable").drop_duplicates(list(KEY[:1]))
+    return rows.sort_values("served_at", kind="stable").drop_duplicates("transaction_id")
+
+
+def answers_of(lake: Lake, day: date) -> pd.DataFrame:
+    """The first answers of a day that have features, and whether these are by today's declaration."""
+    columns = [*KEY, "transaction_id", "served_at"]
+    found = logged(lake, Interval(day), columns, lambda batch: pc.is_valid(batch["features"]))
+    return first_answers(found.rows.assign(readable=found.readable))
+
+
+def served_features(lake: Lake, day: date, answers: pd.DataFrame) -> pd.DataFrame:
+    """The features of some answers, in their order."""
+    requests = pa.array(answers["request_id"].to_numpy(), pa.string())
+    found = logged(
+        lake, Interval(day), KEY, lambda batch: pc.is_in(batch["request_id"], requests), MODEL_FEATURES,
+        np.float64,
+    )  # fmt: skip
+    places = found.rows.drop_duplicates(list(KEY)).reset_index(names="place")
+    chosen = answers[list(KEY)].merge(places, on=list(KEY), how="left")["place"]
+    return found.at(chosen.to_numpy(dtype=np.int64))[list(MODEL_FEATURES)]
 
 
 def examples(events: pd.DataFrame, served: pd.DataFrame, offline: pd.DataFrame) -> list[dict[str, object]]:
@@ -205,17 +227,16 @@ def run(params: Params, settings: Settings) -> Receipt:
     """Compare the day, keep the evidence, and tell where too many rows differ."""
     watch = Stopwatch()
     lake, day = lake_of(settings), params.day
-    logged = ["request_id", "transaction_id", "variant", "served_at"]
-    answers = first_answers(logged_rows(lake, day, day, logged))
-    usable = answers[of_this_version(answers)]
+    answers = answers_of(lake, day)
+    usable = answers[answers["readable"]].drop(columns="served_at")
     published = lake.read(TRANSACTIONS, first=day, last=day, columns=EVENT).to_pandas()
     events = published.merge(usable, on="transaction_id", validate="one_to_one").sort_values("transaction_id")
     counts = {"other_declaration": len(answers) - len(usable), "unpublished": len(usable) - len(events)}
     why = not_built(lake, day) if len(events) else ""
     events = events.iloc[:0] if why else evenly(events)
-    names = list(MODEL_FEATURES)
-    served = with_features(events[LOGGED])
-    offline = historical_features(events[EVENT], settings)[names] if len(events) else served
+    events = events.reset_index(drop=True)
+    served = served_features(lake, day, events)
+    offline = historical_features(events[EVENT], settings)[list(MODEL_FEATURES)] if len(events) else served
     for name, shift in shifts(settings).items():
         offline, counts[name] = by_the_row_beside(events, served, offline, shift, settings)
     differences = compare(served, offline)

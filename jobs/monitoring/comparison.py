@@ -21,10 +21,10 @@ import numpy.typing as npt
 import pandas as pd
 
 from jobs.conf.policy import Drift
-from jobs.evaluation.slices import SLICES
 from jobs.features.declarations import FEATURES, Feature, Nulls
 from jobs.monitoring import statistics
 from jobs.monitoring.figures import ALERT, INVESTIGATE, OK, RETRAIN, SEVERITY, UNKNOWN, Figure, finite
+from jobs.monitoring.slice_members import Members, crossed, members_of
 from jobs.monitoring.statistics import Floats
 
 CALENDAR = ("is_weekend",)  # it selects the reference rows, so it says nothing
@@ -84,14 +84,6 @@ def reference_days(reference: pd.DataFrame, day: date, minimum: int) -> Days:
 def days_until_full(feature: Feature, delay_days: int) -> int:
     """Days of history before a feature's window is full."""
     return feature.window.days + (delay_days if feature.delayed else 0)
-
-
-def counts_by_day(
-    places: npt.NDArray[np.int64], codes: npt.NDArray[np.int64], days: int, bins: int
-) -> Floats:
-    """[days, bins] from the bin and the day of each row."""
-    flat = np.bincount(codes * bins + places, minlength=days * bins)
-    return flat.reshape(days, bins).astype(np.float64)
 
 
 def expected_of(by_day: Floats, weekday: Mask, minimum: int) -> Floats:
@@ -186,13 +178,16 @@ def measure_columns(
 ) -> list[Figure]:
     """`measure` for any columns: each with the first day from which the reference holds it as it is now."""
     days = reference_days(reference, day, policy.minimum_rows)
-    groups = _slices(days.rows, current, slices, policy.slice_rows_min)
-    figures: list[Figure] = [each for each in groups.values() if isinstance(each, Figure)]
-    masks = {name: each for name, each in groups.items() if isinstance(each, tuple)}
+    members, small = members_of(days.rows, current, slices, policy.slice_rows_min)
+    figures = [
+        Figure(metric="slice_psi", subject=name, detail=f"{sizes[0]} reference and {sizes[1]} current rows, "
+               f"needed {policy.slice_rows_min}: not compared")
+        for name, sizes in small.items()
+    ]  # fmt: skip
     columns: dict[str, Compared] = {}
-    within: dict[str, dict[str, Counts]] = {name: {} for name in masks}
+    within: dict[str, dict[str, Counts]] = {name: {} for name in members.names}
     for name, first in since.items():
-        found = compare_column(name, days, current, first, policy, masks)
+        found = compare_column(name, days, current, first, policy, members)
         if isinstance(found, Figure):
             figures.append(found)
             continue
@@ -205,27 +200,12 @@ def measure_columns(
         of_column = feature_figures(name, each._replace(p_value=p_value), policy)
         loud |= {name} if of_column[0].status in (ALERT, RETRAIN) else set()
         figures += of_column
-    scores = compare_column(SCORE, days, current, days.names[0], policy, masks)
+    scores = compare_column(SCORE, days, current, days.names[0], policy, members)
     figures += score_figures(scores, policy)
     if isinstance(scores, tuple):
         for group, counts in scores[1].items():
             within[group][SCORE] = counts
     return [*figures, *slice_figures(within, loud, policy)]
-
-
-def _slices(
-    reference: pd.DataFrame, current: pd.DataFrame, slices: Sequence[str], minimum: int
-) -> dict[str, tuple[Mask, Mask] | Figure]:
-    found: dict[str, tuple[Mask, Mask] | Figure] = {}
-    for name in slices:
-        pair = SLICES[name](reference).to_numpy(np.bool_), SLICES[name](current).to_numpy(np.bool_)
-        sizes = int(pair[0].sum()), int(pair[1].sum())
-        if min(sizes) >= minimum:
-            found[name] = pair
-            continue
-        detail = f"{sizes[0]} reference and {sizes[1]} current rows, needed {minimum}: not compared"
-        found[name] = Figure(metric="slice_psi", subject=name, detail=detail)
-    return found
 
 
 def compare_column(
@@ -234,7 +214,7 @@ def compare_column(
     current: pd.DataFrame,
     since: date,
     policy: Drift,
-    masks: Mapping[str, tuple[Mask, Mask]] | None = None,
+    members: Members | None = None,
 ) -> tuple[Compared, dict[str, Counts]] | Figure:
     """One column against the days that held it as it is now, and its counts within each slice.
 
@@ -247,13 +227,14 @@ def compare_column(
         status = INVESTIGATE if name in days.rows else UNKNOWN
         detail = f"{int(kept.sum())} reference rows with a full window: not compared"
         return Figure(metric=_metric(name), subject=name, status=status, detail=detail)
+    if members is None:
+        members, _ = members_of(days.rows, current, (), policy.slice_rows_min)
     expected = statistics.as_floats(days.rows[name])
-    actual = statistics.as_floats(current[name])
+    actual, codes = statistics.as_floats(current[name]), members.current
     if name == SCORE:
         expected, actual = np.round(expected, 6), np.round(actual, 6)
         there = ~np.isnan(actual)
-        masks = {group: (first, second[there]) for group, (first, second) in (masks or {}).items()}
-        actual = actual[there]  # an answer of another version has no score of this one
+        actual, codes = actual[there], codes[there]  # an answer of another version has no score of this one
         if actual.size < policy.minimum_rows:
             detail = f"{actual.size} scores, needed {policy.minimum_rows}"
             return Figure(metric=_metric(name), subject=name, status=UNKNOWN, detail=detail)
@@ -262,28 +243,28 @@ def compare_column(
     edges = statistics.quantile_edges(expected[kept], policy.bins if name != SCORE else policy.score_buckets)
     bins = len(edges) + 2
     places, mine = statistics.bin_places(expected, edges), statistics.bin_places(actual, edges)
-    enough = policy.minimum_rows
+    by_day = crossed((members.reference[kept], members.codes), (days.codes[kept], len(days.names)),
+                     (places[kept], bins))[:, chosen]  # fmt: skip
+    now = crossed((codes, members.codes), (mine, bins))
+    enough, weekday = policy.minimum_rows, days.weekday[chosen]
 
-    def counted(reference_rows: Mask, current_rows: Mask | None, enough: int) -> Counts:
-        by_day = counts_by_day(places[reference_rows], days.codes[reference_rows], len(days.names), bins)
-        there = mine if current_rows is None else mine[current_rows]
-        now = np.bincount(there, minlength=bins).astype(np.float64)
-        return Counts(by_day[chosen], expected_of(by_day[chosen], days.weekday[chosen], enough), now)
+    def counted(usual: Floats, actual: Floats, enough: int) -> Counts:
+        return Counts(usual, expected_of(usual, weekday, enough), actual)
 
-    counts = counted(kept, None, enough)
+    counts = counted(by_day.sum(axis=0), now.sum(axis=0), enough)
     if name == SCORE or statistics.has_categories(expected[kept], policy.bins):
         p_value = _chi_square(counts)  # the bins say all that there is
     else:
-        weekday = kept & days.weekday[days.codes]
-        held = expected[weekday if weekday.sum() >= enough else kept]
+        same = kept & days.weekday[days.codes]
+        held = expected[same if same.sum() >= enough else kept]
         if np.isnan(held).all():  # other days of the kind have values, and the test would have none
             return _without_values(name, held, actual)
-        # the test of distributions sees no missing values, so they have one of their own
-        both = statistics.kolmogorov_smirnov(held, actual), _missing_p(held, actual)
-        p_value = min(1.0, 2 * min(both))
+        p_value = _distribution_p(held, actual)
     of_slices = {
-        group: counted(kept & first, second, policy.slice_rows_min)
-        for group, (first, second) in (masks or {}).items()
+        group: counted(usual, actual, policy.slice_rows_min)
+        for group, usual, actual in zip(
+            members.names, np.tensordot(members.inside, by_day, 1), members.inside @ now, strict=True
+        )
     }
     return compared(counts, p_value, policy.bin_floor), of_slices
 
@@ -380,6 +361,12 @@ def slice_figures(within: Mapping[str, Mapping[str, Counts]], loud: set[str], po
 
 def _chi_square(counts: Counts) -> float:
     return statistics.chi_square(counts.expected, counts.actual)
+
+
+def _distribution_p(expected: Floats, actual: Floats) -> float:
+    # the test of distributions sees no missing values, so they have one of their own
+    both = statistics.kolmogorov_smirnov(expected, actual), _missing_p(expected, actual)
+    return min(1.0, 2 * min(both))
 
 
 def _missing_p(expected: Floats, actual: Floats) -> float:

@@ -9,19 +9,23 @@ Errors: none for missing or too few rows: they are `unknown`, which alerts and n
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import date, timedelta
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from jobs.alerts import raise_alerts
 from jobs.conf.contract import contract_of
 from jobs.conf.policy import policy_of
 from jobs.conf.settings import Settings
 from jobs.core import DayParams, Receipt, Stopwatch
+from jobs.features.declarations import MODEL_FEATURES
 from jobs.lake.store import Lake, lake_of
 from jobs.lake.tables import TRANSACTIONS
 from jobs.monitoring.comparison import SCORE, measure, reference_days
-from jobs.monitoring.features_logged import LOGGED, logged_rows, of_this_version, with_features
+from jobs.monitoring.features_logged import latest_answers, logged
 from jobs.monitoring.figures import (
     DRIFT,
     INVESTIGATE,
@@ -40,23 +44,28 @@ READS: tuple[str, ...] = ("predictions", "reference", "transactions")
 WRITES: tuple[str, ...] = ("monitoring",)
 
 VARIANTS = ("champion", "canary", "holdout", "rules")
-REPORT_ROWS = 20_000
+REPORT_ROWS = 5_000  # a picture for people: 20,000 of all features took 13 s of processor time
 
 
 class Params(DayParams):
     pass
 
 
-def live_rows(lake: Lake, when: Interval, version: str) -> pd.DataFrame:
+def live_rows(
+    lake: Lake, when: Interval, version: str, features: Sequence[str] = MODEL_FEATURES
+) -> pd.DataFrame:
     """One row per transaction of the interval with the features of its answer, and the version's score."""
-    columns = ["transaction_id", "event_time", "amount_minor", "variant", "model_version", "score",
-               "error", "served_at"]  # fmt: skip
-    rows = logged_rows(lake, when.day, when.day, columns, when.hour)
-    rows = rows[rows["variant"].isin(VARIANTS) & rows["error"].fillna("").eq("")]
-    rows = rows[of_this_version(rows)]
-    rows = rows.sort_values("served_at").drop_duplicates("transaction_id", keep="last")
-    rows[SCORE] = rows["score"].where(rows["model_version"].eq(version))
-    return with_features(rows[["event_time", "amount_minor", SCORE, *LOGGED]].reset_index(drop=True))
+    columns = ["transaction_id", "event_time", "amount_minor", "model_version", SCORE, "served_at"]
+    found = logged(lake, when, columns, _answered, features)
+    rows = latest_answers(found, readable_only=True)
+    ours = rows.pop("model_version").eq(version)
+    rows[SCORE] = rows[SCORE].where(ours)
+    return rows
+
+
+def _answered(batch: pa.RecordBatch) -> pa.Array:
+    variants = pc.is_in(batch["variant"], pa.array(VARIANTS))
+    return pc.and_(variants, pc.equal(pc.fill_null(batch["error"], ""), ""))
 
 
 def history_start(lake: Lake, settings: Settings) -> date:
@@ -65,7 +74,8 @@ def history_start(lake: Lake, settings: Settings) -> date:
     if not days:
         return settings.first_day
     latest = date.fromisoformat(days[0]) + timedelta(days=contract_of(settings).transactions.late_days)
-    files: list[date] = lake.read(TRANSACTIONS, last=latest, columns=["file_day"])["file_day"].to_pylist()
+    batches = lake.scan(TRANSACTIONS, first=None, last=latest, columns=["file_day"])
+    files: list[date] = [pc.min(batch["file_day"]).as_py() for batch in batches if len(batch)]
     return min(files)
 
 

@@ -3,16 +3,20 @@
 In: rows with the log's `features` and `feature_version`. A list of values means nothing without the
 declaration that it was made by, so only today's version is read; rows of another one are told apart, counted
 and named in the log of the job.
+The log is read a batch at a time, and of a row only what is asked for is kept: a day of a million rows is
+360 MB of float32 where it is lists of objects otherwise. float32 is also what a reference is kept in and what
+the model reads, so a price of 9.99 is the same number on both sides.
 """
 
 from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Sequence
-from datetime import date
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -22,62 +26,114 @@ from jobs.features.declarations import FEATURE_VERSION, MODEL_FEATURES
 from jobs.lake.storage import TableMissing
 from jobs.lake.store import Lake
 from jobs.lake.tables import PREDICTIONS
+from jobs.monitoring.interval import Interval
 
 LOGGER = logging.getLogger(__name__)
-LOGGED = ["feature_version", "features"]
+LOGGED = ("feature_version", "features")
+CHOSEN_BY = ("variant", "error", "model_version")
+CACHED_ROWS = 1024
+Wanted = Callable[[pa.RecordBatch], pa.Array]  # which rows of a batch
+Values = npt.NDArray[Any]
 
 
-def logged_rows(
-    lake: Lake, first: date, last: date, columns: list[str], hour: int | None = None
-) -> pd.DataFrame:
-    """`log_rows` with the two columns more that features need.
+class Logged(NamedTuple):
+    """Rows of the log: some columns of each, and some features in pieces, as they were read."""
+
+    rows: pd.DataFrame
+    readable: npt.NDArray[np.bool_]  # [rows] whether the features are by today's declaration
+    features: tuple[str, ...]
+    pieces: list[Values]  # each [features, some of the rows]; NaN where null or not readable
+
+    def at(self, places: npt.NDArray[np.int64]) -> pd.DataFrame:
+        """The rows at these places, in this order, with a column for each feature."""
+        found = self.rows.take(places).reset_index(drop=True)
+        if not self.features:
+            return found
+        # one block, a row of it for each feature: that is how pandas keeps columns, so nothing is copied
+        values = np.empty((len(self.features), len(places)), self.pieces[0].dtype)
+        for number, row in enumerate(values):
+            row[:] = np.concatenate([piece[number] for piece in self.pieces])[places]
+        columns = pd.DataFrame(values.T, found.index, list(self.features), copy=False)
+        for number, name in enumerate(map(str, found)):
+            columns.insert(number, name, found[name])
+        return columns
+
+
+def logged(
+    lake: Lake,
+    when: Interval,
+    columns: Sequence[str],
+    wanted: Wanted,
+    features: Sequence[str] = (),
+    kind: type[np.floating[Any]] = np.float32,
+) -> Logged:
+    """The wanted rows of an interval with some columns and some features.
+
+    `wanted` sees these columns, those of CHOSEN_BY, and the features as the log has them.
 
     Raises:
         SluiceError: the table was written by an older version of Sluice and keeps the features as text.
     """
     _require_lists(lake)
-    return log_rows(lake, first, last, columns + LOGGED, hour)
-
-
-def logged_values(
-    lake: Lake,
-    day: date,
-    columns: Sequence[str],
-    features: Sequence[str],
-    wanted: Callable[[pa.RecordBatch], pa.Array],
-    wanted_by: Sequence[str],
-) -> pd.DataFrame:
-    """The wanted rows of a day with some columns and some features: nothing else of the log is kept.
-
-    `wanted` sees the columns `wanted_by` too. A feature is float32, NaN as in `with_features`.
-
-    Raises:
-        SluiceError: as `logged_rows`.
-    """
-    _require_lists(lake)
-    places = [MODEL_FEATURES.index(name) for name in features]
-    frames: list[pd.DataFrame] = []
-    others = Counter[str]()
-    read = list(dict.fromkeys([*columns, *wanted_by, *LOGGED]))
-    for batch in lake.scan(PREDICTIONS, first=day, last=day, columns=read):
-        chosen = batch.filter(pc.fill_null(wanted(batch), False))
-        lists, versions = chosen["features"], chosen["feature_version"]
-        same = pc.and_(pc.equal(versions, FEATURE_VERSION),
-                       pc.equal(pc.list_value_length(lists), len(MODEL_FEATURES)))  # fmt: skip
-        ours = pc.fill_null(same, False)
-        strangers = versions.filter(pc.and_(pc.is_valid(lists), pc.invert(ours)))
-        others.update(pc.fill_null(strangers, "").to_pylist())
-        values = np.full((len(chosen), len(places)), np.nan, dtype=np.float32)
-        held = lists.filter(ours).flatten().to_numpy(zero_copy_only=False)
-        values[ours.to_numpy(zero_copy_only=False)] = held.reshape(-1, len(MODEL_FEATURES))[:, places]
-        frame = chosen.select(list(columns)).to_pandas()
-        frames.append(frame.join(pd.DataFrame(values, frame.index, list(features))))
+    chosen = [MODEL_FEATURES.index(name) for name in features]
+    kept, others = [PREDICTIONS.schema.field(name) for name in columns], Counter[str]()
+    found: list[pa.RecordBatch] = []
+    readable, pieces = [np.empty(0, np.bool_)], [np.empty((len(chosen), 0), kind)]
+    read = list(dict.fromkeys([*columns, *CHOSEN_BY, *LOGGED]))
+    for batch in batches(lake, when, read):
+        rows = batch.filter(pc.fill_null(wanted(batch), False))
+        ours = _readable(rows, others)
+        mask = ours.to_numpy(zero_copy_only=False)
+        values = _columns(rows["features"].filter(ours), chosen, kind)
+        if not mask.all():
+            values, held = np.full((len(chosen), len(rows)), np.nan, kind), values
+            values[:, mask] = held
+        found.append(rows.select(list(columns)))
+        readable.append(mask)
+        pieces.append(values)
     _warn_of(others)
-    if frames:
-        return pd.concat(frames, ignore_index=True)
-    schema = pa.schema([PREDICTIONS.schema.field(name) for name in columns])
-    empty = pd.DataFrame(schema.empty_table().to_pandas())
-    return empty.assign(**dict.fromkeys(features, np.float32("nan")))
+    table = pa.Table.from_batches(found, pa.schema(kept))
+    return Logged(table.to_pandas(), np.concatenate(readable), tuple(features), pieces)
+
+
+def latest_answers(found: Logged, *, readable_only: bool = False) -> pd.DataFrame:
+    """One row for each transaction, its latest answer, in the order of time; `served_at` is left out."""
+    rows = found.rows[["transaction_id", "served_at"]]
+    rows = rows[found.readable] if readable_only else rows
+    kept = rows.sort_values("served_at", kind="stable").drop_duplicates("transaction_id", keep="last")
+    latest = found.at(kept.index.to_numpy(dtype=np.int64))
+    del latest["served_at"]
+    return latest
+
+
+def batches(lake: Lake, when: Interval, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    """Some columns of the log's rows of a day, or of one hour of it, a batch at a time."""
+    read = list(dict.fromkeys([*columns, "event_time"]))
+    for batch in lake.scan(PREDICTIONS, first=when.day, last=when.day, columns=read):
+        if when.hour is None:
+            yield batch
+        else:
+            yield batch.filter(pc.equal(pc.hour(batch["event_time"]), when.hour))
+
+
+def _columns(lists: pa.Array, chosen: list[int], kind: type[np.floating[Any]]) -> Values:
+    """[features, rows] of lists that have them all; turned some rows at a time, which stay in the cache."""
+    rows = lists.flatten().to_numpy(zero_copy_only=False).reshape(-1, len(MODEL_FEATURES))
+    values = np.empty((len(chosen), len(rows)), kind)
+    for start in range(0, len(rows), CACHED_ROWS):
+        values[:, start : start + CACHED_ROWS] = rows[start : start + CACHED_ROWS].T[chosen]
+    return values
+
+
+def _readable(rows: pa.RecordBatch, others: Counter[str]) -> pa.Array:
+    """Which rows have features by the declaration of today; the versions of `others` are counted."""
+    lists, versions = rows["features"], rows["feature_version"]
+    same = pc.and_(pc.equal(versions, FEATURE_VERSION),
+                   pc.equal(pc.list_value_length(lists), len(MODEL_FEATURES)))  # fmt: skip
+    ours = pc.fill_null(same, False)
+    strangers = versions.filter(pc.and_(pc.is_valid(lists), pc.invert(ours)))
+    others.update(pc.fill_null(strangers, "").to_pylist())
+    return ours
 
 
 def _require_lists(lake: Lake) -> None:
@@ -92,30 +148,6 @@ def _require_lists(lake: Lake) -> None:
         )
 
 
-def log_rows(
-    lake: Lake, first: date, last: date, columns: list[str], hour: int | None = None
-) -> pd.DataFrame:
-    """Rows of the log with some columns, of whole days or of one hour of them: then no other row is kept."""
-    if hour is None:
-        return pd.DataFrame(lake.read(PREDICTIONS, first=first, last=last, columns=columns).to_pandas())
-    needed = list(dict.fromkeys([*columns, "event_time"]))
-    found = [
-        batch.filter(pc.equal(pc.hour(batch["event_time"]), hour))
-        for batch in lake.scan(PREDICTIONS, first=first, last=last, columns=needed)
-    ]
-    schema = pa.schema([PREDICTIONS.schema.field(name) for name in needed])
-    return pd.DataFrame(pa.Table.from_batches(found, schema).select(columns).to_pandas())
-
-
-def of_this_version(rows: pd.DataFrame) -> pd.Series:
-    """Where a row has features, by the declaration of today; rows of another one are warned of."""
-    lengths = rows["features"].map(_length, na_action="ignore")
-    with_some = rows["features"].notna()
-    ours = rows["feature_version"].eq(FEATURE_VERSION) & lengths.eq(len(MODEL_FEATURES))
-    _warn_of(Counter(rows.loc[with_some & ~ours, "feature_version"].fillna("")))
-    return pd.Series(with_some & ours, index=rows.index, dtype=bool)
-
-
 def _warn_of(others: Counter[str]) -> None:
     if others:
         LOGGER.warning(
@@ -123,20 +155,3 @@ def _warn_of(others: Counter[str]) -> None:
             sum(others.values()), ", ".join(sorted(others)) or "unknown",
             FEATURE_VERSION,
         )  # fmt: skip
-
-
-def with_features(rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows with a float64 column for each feature of the model.
-
-    NaN where a value is null, and throughout a row that has no features of today's version.
-    """
-    ours = of_this_version(rows).to_numpy()
-    values = np.full((len(rows), len(MODEL_FEATURES)), np.nan)
-    if ours.any():
-        values[ours] = np.stack(rows.loc[ours, "features"].to_list()).astype(np.float64)
-    found = pd.DataFrame(values, rows.index, list(MODEL_FEATURES))
-    return rows.drop(columns=LOGGED).join(found)
-
-
-def _length(values: object) -> int:
-    return len(values) if isinstance(values, (list, np.ndarray)) else 0

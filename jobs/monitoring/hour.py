@@ -35,7 +35,7 @@ from jobs.monitoring.figures import (
 )
 from jobs.monitoring.interval import Interval, last_hour
 from jobs.monitoring.reference import load_reference
-from jobs.monitoring.service import log_figures, read_log
+from jobs.monitoring.service import ALWAYS_THERE, log_figures, read_log
 
 READS: tuple[str, ...] = ("predictions", "reference")
 WRITES: tuple[str, ...] = ("hourly_monitoring",)
@@ -76,7 +76,7 @@ def run(params: Params, settings: Settings) -> Receipt:
     lake, hour = lake_of(settings), last_hour(params.as_of)
     policy, champion = hour.policy(policy_of(settings)), read_champion(settings)
     reference = load_reference(settings, champion.run_id) if champion else None
-    rows = live_rows(lake, hour, champion.version if champion else "")
+    rows = live_rows(lake, hour, champion.version if champion else "", ALWAYS_THERE)
     log = read_log(lake, hour, policy.quality.volume_weeks)
     figures = log_figures(log, rows, reference, hour, policy)
     figures += prediction_figures(reference, rows, hour, policy)

@@ -25,7 +25,8 @@ from jobs.evaluation.labels import first_word_of_fraud, latest_labels, matured_d
 from jobs.evaluation.slices import SLICE_FEATURES
 from jobs.lake.store import Lake, lake_of
 from jobs.lake.tables import LABELS, PREDICTIONS, TRANSACTIONS
-from jobs.monitoring.features_logged import logged_values
+from jobs.monitoring.features_logged import latest_answers, logged
+from jobs.monitoring.interval import Interval
 
 VARIANTS = ("champion", "holdout")
 COLUMNS = ["transaction_id", "customer_id", "event_time", "amount_minor", "score", "served_at"]
@@ -64,10 +65,8 @@ def live_rows(lake: Lake, version: str, day: date) -> pd.DataFrame:
         answered = pc.equal(pc.fill_null(batch["error"], ""), "")
         return pc.and_(pc.and_(ours, answered), pc.is_valid(batch["score"]))
 
-    by = ["model_version", "variant", "error"]
-    rows = logged_values(lake, day, COLUMNS, SLICE_FEATURES, wanted, by)
-    rows = rows.sort_values("served_at").drop_duplicates("transaction_id", keep="last")
-    return rows.drop(columns="served_at").assign(day=pd.Timestamp(day))
+    found = logged(lake, Interval(day), COLUMNS, wanted, SLICE_FEATURES)
+    return latest_answers(found).assign(day=pd.Timestamp(day))
 
 
 def judged_rows(settings: Settings, version: str, day: date) -> pd.DataFrame:

@@ -23,7 +23,7 @@ def save_report(reference: pd.DataFrame, current: pd.DataFrame, path: Path, *, r
     # Evidently has no answer for a column without values
     usable = [name for name in names if reference[name].notna().any() and current[name].notna().any()]
     sides = [
-        side[usable].astype("float64").sample(min(rows, len(side)), random_state=7)
+        side.sample(min(rows, len(side)), random_state=7)[usable].astype("float64")
         for side in (reference, current)
     ]
     with warnings.catch_warnings():

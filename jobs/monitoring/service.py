@@ -15,7 +15,10 @@ from datetime import date
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 from scipy import stats
 
 from jobs.alerts import raise_alerts
@@ -25,9 +28,10 @@ from jobs.conf.settings import Settings
 from jobs.core import DayParams, Receipt, Stopwatch
 from jobs.features.declarations import FEATURES, PRESENCE, Feature, Nulls
 from jobs.lake.store import Lake, lake_of
+from jobs.lake.tables import PREDICTIONS
 from jobs.monitoring.comparison import SCORE, reference_days
 from jobs.monitoring.drift import VARIANTS, live_rows
-from jobs.monitoring.features_logged import log_rows
+from jobs.monitoring.features_logged import batches
 from jobs.monitoring.figures import (
     ALERT,
     OK,
@@ -49,7 +53,8 @@ from jobs.monitoring.trends import trend_figures
 READS: tuple[str, ...] = ("predictions", "reference", "transactions", "labels", "quarantine")
 WRITES: tuple[str, ...] = ("monitoring",)
 
-ALWAYS_THERE = tuple(feature for feature in FEATURES if feature.nulls is Nulls.NEVER)
+NEVER_NULL = {feature.name: feature for feature in FEATURES if feature.nulls is Nulls.NEVER}
+ALWAYS_THERE = tuple(NEVER_NULL)  # the features that `log_figures` looks at
 FLAG = "{}_missing"  # the flag of an answer that found no fresh row of that kind
 FEWEST_ANSWERS = 100  # a p99 of fewer is their largest
 
@@ -100,7 +105,7 @@ def error_figure(errors: int, answers: int, policy: Policy) -> Figure:
                   detail=f"{errors} of {answers} answers failed")  # fmt: skip
 
 
-def latency_figure(latency: Sequence[float], policy: Policy) -> Figure:
+def latency_figure(latency: npt.ArrayLike, policy: Policy) -> Figure:
     """The 99th percentile of the answers' latency: too long where over 1 % take longer than the limit."""
     known = np.asarray(latency, dtype=np.float64)
     known = known[np.isfinite(known)]
@@ -116,12 +121,12 @@ def null_figure(rows: pd.DataFrame, policy: Policy) -> Figure:
     """The largest share of nulls of a feature that always has a value, where a fresh row was found."""
     present = {row: rows[FLAG.format(row)].ne(1.0) for row in PRESENCE if FLAG.format(row) in rows}
     shares: dict[str, tuple[float, int, int]] = {}
-    for feature in ALWAYS_THERE:
-        if feature.name in rows:
+    for name, feature in NEVER_NULL.items():
+        if name in rows:
             there = present.get(_row_of(feature))
-            values = rows[feature.name] if there is None else rows.loc[there, feature.name]
+            values = rows[name] if there is None else rows.loc[there, name]
             nulls = int(values.isna().sum())
-            shares[feature.name] = nulls / max(len(values), 1), nulls, len(values)
+            shares[name] = nulls / max(len(values), 1), nulls, len(values)
     if not len(rows) or not shares:
         return Figure(
             metric="null_share_online", subject="all", status=UNKNOWN, detail="no answer with features"
@@ -189,8 +194,13 @@ def answers_of(lake: Lake, when: Interval) -> int:
 
 def _answers(lake: Lake, when: Interval, columns: list[str]) -> pd.DataFrame:
     """Transactions that were answered and some columns of each answer."""
-    rows = log_rows(lake, when.day, when.day, ["transaction_id", "variant", *columns], when.hour)
-    return rows[rows["variant"].isin(VARIANTS)]
+    wanted, answered = ["transaction_id", *columns], pa.array(VARIANTS)
+    found = [
+        batch.filter(pc.is_in(batch["variant"], answered)).select(wanted)
+        for batch in batches(lake, when, [*wanted, "variant"])
+    ]
+    schema = pa.schema([PREDICTIONS.schema.field(name) for name in wanted])
+    return pd.DataFrame(pa.Table.from_batches(found, schema).to_pandas())
 
 
 class Log(NamedTuple):
@@ -218,7 +228,7 @@ def log_figures(
     if count:
         errors = int(log.rows["error"].fillna("").ne("").sum())
         figures += [error_figure(errors, count, policy),
-                    latency_figure(list(log.rows["latency_ms"]), policy)]  # fmt: skip
+                    latency_figure(log.rows["latency_ms"], policy)]  # fmt: skip
         if not is_hour or count >= policy.drift.minimum_rows:
             figures.append(null_figure(rows, policy))
         if reference is not None and len(rows) >= policy.drift.minimum_rows:
@@ -232,7 +242,7 @@ def run(params: Params, settings: Settings) -> Receipt:
     watch = Stopwatch()
     lake, policy, when = lake_of(settings), policy_of(settings), Interval(params.day)
     champion = read_champion(settings)
-    rows = live_rows(lake, when, champion.version if champion else "")
+    rows = live_rows(lake, when, champion.version if champion else "", ALWAYS_THERE)
     reference = load_reference(settings, champion.run_id) if champion else None
     log = read_log(lake, when, policy.quality.volume_weeks)
     figures = log_figures(log, rows, reference, when, policy)

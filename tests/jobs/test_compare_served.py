@@ -96,13 +96,12 @@ def test_a_transaction_counts_once_by_its_first_answer() -> None:
             ("r1", 1, "shadow", 0, [0.1]),
             ("r1", 1, "champion", 1, [1.0]),
             ("r2", 1, "champion", 2, [1.2]),  # sent again
-            ("r3", 2, "rules", 3, None),
             ("r4", 3, "shadow", 5, [4.0]),  # only its shadow had features
             ("r5", 4, "canary", 6, [5.0]),
         ],
         columns=["request_id", "transaction_id", "variant", "served_at", "features"],
     )
-    found = first_answers(log.assign(feature_version="v"))
+    found = first_answers(log)
     assert dict(zip(found["transaction_id"], found["features"], strict=True)) == {
         1: [1.0],
         3: [4.0],

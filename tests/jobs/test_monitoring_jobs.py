@@ -26,6 +26,7 @@ from jobs.lake.tables import (
 )
 from jobs.monitoring import comparison, drift, matured, performance, reaction, service
 from jobs.monitoring.figures import Figure, read_figures, write_figures
+from jobs.monitoring.interval import Interval
 from jobs.promotion.state import read_version, registry_client
 from jobs.training import due
 from tests.served_bundles import register
@@ -405,6 +406,19 @@ def test_of_two_labels_of_one_instant_the_fraud_counts_as_in_training() -> None:
             pd.DataFrame({"transaction_id": [1]}), matured.latest_word(labels, pd.Timestamp(DAY, tz="UTC"))
         )
         assert found["is_fraud"].tolist() == [1]
+
+
+def test_a_price_is_the_same_one_in_the_log_and_in_a_reference_of_half_its_digits(place: Settings) -> None:
+    def priced(day: date) -> pd.DataFrame:
+        rows = rows_of(day)
+        return rows.assign(amount=np.array([4.99, 9.99, 19.99])[np.arange(len(rows)) % 3])
+
+    kept = pd.concat([priced(day) for day in days(date(2026, 2, 14), 7)])
+    kept[list(MODEL_FEATURES)] = kept[list(MODEL_FEATURES)].astype(np.float32)  # as a training keeps it
+    serve(place, "1", priced(DAY))
+    live = drift.live_rows(lake_of(place), Interval(DAY), "1")
+    found = comparison.measure(kept, live, DAY, START, 2, DEMO.drift)
+    assert next(each for each in found if each.subject == "amount" and each.metric == "psi").status == "ok"
 
 
 def test_a_subgroup_that_collapses_alerts_while_the_whole_holds() -> None:

@@ -12,6 +12,7 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
@@ -22,7 +23,8 @@ from jobs.features.declarations import FEATURE_VERSION, MODEL_FEATURES
 from jobs.lake.store import Once, content_digest, lake_of
 from jobs.lake.tables import PREDICTIONS, Table
 from jobs.maintenance.compact_tables import compact, crowded
-from jobs.monitoring.features_logged import logged_rows, with_features
+from jobs.monitoring.features_logged import Logged, logged
+from jobs.monitoring.interval import Interval
 from jobs.serving import prediction_log, spool
 from jobs.serving.log_rows import encode
 from jobs.serving.prediction_log import MEMORY_BYTES, ROW_BYTES, spool_of
@@ -433,11 +435,18 @@ def old_rows(*texts: str) -> pa.Table:
     return pa.Table.from_pylist(rows, old_table().schema)
 
 
+def every_row(settings: Settings, column: str, features: tuple[str, ...] = ()) -> Logged:
+    def wanted(batch: pa.RecordBatch) -> pa.Array:
+        return pa.repeat(True, len(batch))
+
+    return logged(lake_of(settings), Interval(NOON.date()), [column], wanted, features, np.float64)
+
+
 def test_a_table_of_an_older_version_keeps_its_rows_and_takes_the_columns_of_this_one(home: Settings) -> None:
     ours = "{" + ", ".join(f'"{name}": {place}' for place, name in enumerate(reversed(MODEL_FEATURES))) + "}"
     lake_of(home).append(old_table(), old_rows(ours, '{"of_another_declaration": 1.0}', ""))
     with pytest.raises(SluiceError, match="start the scoring service once"):
-        logged_rows(lake_of(home), NOON.date(), NOON.date(), [])
+        every_row(home, "transaction_id")
     log = log_of(home)
     put(log, 9)
     assert log.flush()
@@ -449,7 +458,7 @@ def test_a_table_of_an_older_version_keeps_its_rows_and_takes_the_columns_of_thi
         (2, "", None),
         (9, "v1", [3.0, None]),
     ]
-    assert logged_rows(lake_of(home), NOON.date(), NOON.date(), ["would_be"])["would_be"].tolist() == [""] * 4
+    assert every_row(home, "would_be").rows["would_be"].tolist() == [""] * 4
 
 
 def test_features_of_another_declaration_are_told_and_never_read_as_those_of_today(
@@ -463,8 +472,9 @@ def test_features_of_another_declaration_are_told_and_never_read_as_those_of_tod
                        feature_version=version)
         )  # fmt: skip
     assert log.flush()
-    found = with_features(logged_rows(lake_of(home), NOON.date(), NOON.date(), ["transaction_id"]))
-    found = found.sort_values("transaction_id").set_index("transaction_id")
+    read = every_row(home, "transaction_id", MODEL_FEATURES)
+    assert dict(zip(read.rows["transaction_id"], read.readable, strict=True)) == {0: True, 1: False}
+    found = read.at(np.arange(2)).set_index("transaction_id")
     assert list(found.columns) == list(MODEL_FEATURES)
     assert found.loc[0].tolist()[1:] == values[1:]
     assert found.loc[0].isna().tolist() == [True] + [False] * (len(values) - 1)
