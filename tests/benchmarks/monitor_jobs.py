@@ -1,19 +1,21 @@
-"""The jobs that measure a day, from a prediction log to the table, each in a process of its own.
+"""The jobs that measure a day, from a prediction log and a registry to the table; and Evidently alone.
 
-The log is written first, by another process, so that its memory is not counted. The registry and MLflow are
-answered from memory: what they cost does not grow with the rows.
+Each runs in a process of its own: wall time is that of the whole process, its imports included, and memory
+its peak or that of a child. Log and registry are written first, by another process. Evidently makes the same
+rows in memory and reads no log; making them is not counted.
 """
 
 from __future__ import annotations
 
 import json
-import resource
+import os
 import subprocess
 import sys
 import time
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -23,20 +25,25 @@ from jobs.conf.contract import contract_of
 from jobs.conf.settings import Settings, load_settings
 from jobs.core import DayParams
 from jobs.features.declarations import FEATURE_VERSION, MODEL_FEATURES
-from jobs.lake.store import lake_of
+from jobs.lake.store import Lake, lake_of
 from jobs.lake.tables import LABELS, LANDED_FILES, MERGED_LABELS, PREDICTIONS, TRANSACTIONS, Table
-from tests.benchmarks.monitor_speed import DAY, REFERENCE, ROOT
+from jobs.promotion.state import read_version
+from tests.served_bundles import register, registry_in
 
-# job -> answers a day, days of the log
-JOBS = {
-    "measure_drift": (1_000_000, 1),
-    "measure_service": (1_000_000, 1),
-    "measure_performance": (100_000, 28),
-}
+ROOT = Path(__file__).parents[2]
+DAY, REFERENCE = date(2026, 3, 10), 20_000
 MODULES = {"measure_drift": "drift", "measure_service": "service", "measure_performance": "performance"}
 BATCH = 100_000
 FRAUDS = 0.005
 PLACES = {name: place for place, name in enumerate(MODEL_FEATURES)}
+
+
+class Cost(NamedTuple):
+    """What a process took."""
+
+    seconds: float
+    processor_seconds: float
+    gigabytes: float
 
 
 def matrix(count: int, generator: np.random.Generator) -> np.ndarray:
@@ -55,20 +62,40 @@ def scored(count: int, generator: np.random.Generator) -> tuple[np.ndarray, np.n
     return fraud, np.where(fraud, generator.beta(4, 2, count), generator.beta(1, 30, count))
 
 
+def frame_of(count: int, generator: np.random.Generator) -> pd.DataFrame:
+    """Rows with features, as a version's reference keeps them."""
+    fraud, score = scored(count, generator)
+    values = matrix(count, generator).astype(np.float32)
+    return pd.DataFrame(values, columns=list(MODEL_FEATURES)).assign(
+        score=score, is_fraud=fraud.astype(float), amount_minor=generator.integers(100, 90_000, count)
+    )
+
+
 def reference() -> pd.DataFrame:
     """Test rows of a version, of the 28 days before the log."""
     generator = np.random.default_rng(1)
-    fraud, score = scored(REFERENCE, generator)
     back = np.sort(generator.integers(60, 88, REFERENCE))[::-1]
-    return pd.DataFrame(matrix(REFERENCE, generator), columns=list(MODEL_FEATURES)).assign(
-        score=score, is_fraud=fraud.astype(float), amount_minor=generator.integers(100, 90_000, REFERENCE),
-        event_time=pd.Timestamp(DAY, tz="UTC") - pd.to_timedelta(back, unit="D"),
-    )  # fmt: skip
+    at = pd.Timestamp(DAY, tz="UTC") - pd.to_timedelta(back, unit="D")
+    return frame_of(REFERENCE, generator).assign(event_time=at)
+
+
+def register_champion(settings: Settings, folder: Path) -> None:
+    """Version 1 with its reference, promoted."""
+    (folder / "model").mkdir()
+    (folder / "model" / "note.txt").write_text("no bundle is needed here")
+    client, version = register(settings, folder / "model", {"sluice.promotion": "completed"})
+    file = folder / "reference.parquet"
+    reference().to_parquet(file)
+    state = read_version(client, settings.model_name, version)
+    assert state is not None
+    client.log_artifact(state.run_id, str(file), "reference")
+    client.set_registered_model_alias(settings.model_name, "champion", version)
 
 
 def write(folder: Path, rows: int, days: int) -> None:
     """The log of so many days, the newest of which have matured where there are several, and its labels."""
     settings, generator = settings_of(folder), np.random.default_rng(2)
+    register_champion(settings, folder)
     lake, labels = lake_of(settings), contract_of(settings).labels
     last = DAY - timedelta(days=labels.maturity_days if days > 1 else 0)
     for day in (last - timedelta(days=back) for back in range(days)):
@@ -97,7 +124,15 @@ def write(folder: Path, rows: int, days: int) -> None:
             day=day + timedelta(days=1), available_at=pd.Timestamp(day + timedelta(days=1), tz="UTC")
         )
         append(lake, LABELS, pa.Table.from_pandas(known, preserve_index=False))
-    # every chargeback file that may be asked for is there
+    write_chargeback_files(lake)
+    early = log.slice(0, 1)  # of a day by which every window was full in the reference
+    for name in ("day", "file_day"):
+        early = early.set_column(early.schema.get_field_index(name), name, pa.array([date(2025, 6, 1)]))
+    append(lake, TRANSACTIONS, early)
+
+
+def write_chargeback_files(lake: Lake) -> None:
+    """Every chargeback file that may be asked for is there."""
     merged = pd.DataFrame({"day": [DAY - timedelta(days=back) for back in range(120)]})
     landed = merged.assign(**{name: 0 for name in LANDED_FILES.schema.names if name != "day"})
     landed = landed.assign(feed="labels", address="", path="", digest="a", arrived_at=datetime.now(UTC))
@@ -106,58 +141,63 @@ def write(folder: Path, rows: int, days: int) -> None:
     append(lake, MERGED_LABELS, pa.Table.from_pandas(merged, preserve_index=False))
 
 
-def append(lake: Any, table: Table, rows: pa.Table) -> None:
+def append(lake: Lake, table: Table, rows: pa.Table) -> None:
     lake.append(table, rows.select(table.schema.names))
 
 
 def settings_of(folder: Path) -> Settings:
-    return load_settings({"SLUICE_HOME": str(folder)}).model_copy(update={"drift_report": False})
+    registry = registry_in(folder / "registry")
+    return load_settings({"SLUICE_HOME": str(folder)}).model_copy(update={"mlflow_uri": registry})
 
 
 def run_job(job: str, folder: Path) -> None:
-    """Run one job of the day with the registry's answers in memory."""
-    from importlib import import_module
+    """Run one job of the day as it is."""
+    receipt = import_module(f"jobs.monitoring.{MODULES[job]}").run(DayParams(day=DAY), settings_of(folder))
+    assert receipt.facts["status"] in ("ok", "investigate"), receipt.facts
 
-    from jobs.promotion.state import VersionState
 
-    module = import_module(f"jobs.monitoring.{MODULES[job]}")
-    champion = VersionState(
-        version="1", run_id="r", source="", tags={}, registered_at=datetime(2026, 1, 1, tzinfo=UTC)
-    )
-    kept = reference()
-    vars(module)["read_champion"] = lambda _settings: champion
-    vars(module)["load_reference"] = lambda _settings, _run: kept
+def run_evidently(rows: int) -> None:
+    """The preset on all rows, with its tests, as one takes it from its documentation."""
+    from evidently import Report
+    from evidently.presets import DataDriftPreset
+
+    columns, begin = [*MODEL_FEATURES, "score"], time.perf_counter()
+    sides = [frame_of(rows, np.random.default_rng(2))[columns], reference()[columns]]
+    print(json.dumps({"making": time.perf_counter() - begin}), flush=True)
+    Report([DataDriftPreset()], include_tests=True).run(*sides).dict()
+
+
+def measured(*arguments: object) -> Cost:
+    """The cost of this module with such arguments, in a process of its own."""
+    command = [sys.executable, "-W", "ignore", "-m", "tests.benchmarks.monitor_jobs", *map(str, arguments)]
     begin = time.perf_counter()
-    receipt = module.run(DayParams(day=DAY), settings_of(folder))
-    facts = {
-        "seconds": time.perf_counter() - begin, "figures": receipt.rows, "status": receipt.facts["status"],
-        "gigabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
-    }  # fmt: skip
-    print(json.dumps(facts))
+    child = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert child.stdout is not None
+    said = child.stdout.read()
+    _, status, usage = os.wait4(child.pid, 0)
+    seconds = time.perf_counter() - begin
+    child.returncode = os.waitstatus_to_exitcode(status)
+    if child.returncode:
+        raise subprocess.CalledProcessError(child.returncode, command)
+    making = float(json.loads(said.splitlines()[-1])["making"]) if arguments[0] == "evidently" else 0.0
+    return Cost(seconds - making, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 2**20)
 
 
-def on_a_log(job: str, folder: Path, rows: int, days: int) -> dict[str, Any]:
-    """Seconds and the peak of memory in GB of one job; the log is written where it is not there yet."""
-
-    def process(*arguments: object) -> str:
-        command = [
-            sys.executable,
-            "-W",
-            "ignore",
-            "-m",
-            "tests.benchmarks.monitor_jobs",
-            *map(str, arguments),
-        ]
-        return subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True).stdout
-
+def on_a_log(job: str, folder: Path, rows: int, days: int) -> Cost:
+    """The cost of one job; the log is written where it is not there yet."""
     if not folder.exists():
-        process("write", folder, rows, days)
-    found: dict[str, Any] = json.loads(process(job, folder).splitlines()[-1])
-    return found
+        measured("write", folder, rows, days)
+    return measured(job, folder)
+
+
+def main(what: str, *arguments: str) -> None:
+    if what == "write":
+        write(Path(arguments[0]), int(arguments[1]), int(arguments[2]))
+    elif what == "evidently":
+        run_evidently(int(arguments[0]))
+    else:
+        run_job(what, Path(arguments[0]))
 
 
 if __name__ == "__main__":
-    if sys.argv[1] == "write":
-        write(Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]))
-    else:
-        run_job(sys.argv[1], Path(sys.argv[2]))
+    main(*sys.argv[1:])
