@@ -30,7 +30,7 @@ from jobs.conf.settings import Settings
 from jobs.core import DayParams, Receipt, SluiceError, Stopwatch
 from jobs.features.declarations import FEATURE_VERSION
 from jobs.features.definitions import feature_views
-from jobs.features.history import CHUNK, NEEDED, TABLES, historical_features
+from jobs.features.history import NEEDED, TABLES, historical_features
 from jobs.features.tables import BUILT_TABLES, TRANSACTION_VELOCITY
 from jobs.lake.at import LakeAt, versions_of
 from jobs.lake.store import ContentDigest, Lake, conform, lake_of
@@ -43,6 +43,8 @@ from jobs.serving.bundles import fetch_bundle
 LOGGER = logging.getLogger("sluice.batch")
 READS = ("transactions", "customer_features", "terminal_features", "transaction_velocity")
 WRITES = ("scores",)
+
+CHUNK = 50_000
 
 
 class Params(DayParams):

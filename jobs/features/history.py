@@ -16,6 +16,7 @@ from datetime import date, timedelta
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 from feast import FeatureView
 from pyspark.sql import DataFrame, SparkSession
 
@@ -23,7 +24,7 @@ from jobs.conf.settings import Settings
 from jobs.core import SluiceError
 from jobs.features.as_of import as_of_join
 from jobs.features.built_tables import not_built
-from jobs.features.declarations import MODEL_FEATURES, STORED_FEATURES, VELOCITY_FEATURES
+from jobs.features.declarations import MODEL_FEATURES
 from jobs.features.definitions import feature_views, publication
 from jobs.features.request import assemble_frame
 from jobs.features.spark_tables import read_table
@@ -33,10 +34,9 @@ from jobs.lake.store import Lake, lake_of
 from jobs.lake.tables import TIMESTAMP, Table
 from jobs.spark import spark_session
 
-CHUNK = 50_000  # events that come back at once: bounds the memory of the Spark server and of the job
+CHUNK = 250_000  # events that come back at once: bounds the memory of the Spark server and of the job
 NEEDED = ("transaction_id", "event_time", "customer_id", "terminal_id", "amount_minor")
 KEYS = ("transaction_id", "customer_id", "terminal_id")
-JOINED = (*STORED_FEATURES, *VELOCITY_FEATURES)
 TABLES = {table.name: table for table in BUILT_TABLES}
 
 
@@ -68,7 +68,7 @@ def point_in_time(
     days: tuple[date, date],
     settings: Settings,
 ) -> DataFrame:
-    """Spark events with the stored features of every view; `days` are the events' first and last.
+    """Spark events with an array of each view's features, in its name; `days` are the events' first and last.
 
     Raises:
         SluiceError: a feature table does not exist.
@@ -110,12 +110,14 @@ def _with_view(events: DataFrame, rows: DataFrame, view: FeatureView) -> DataFra
         values=[field.name for field in view.features],
         published_after=publication(view),
         ttl=view.ttl,
+        into=view.name,
     )
 
 
 def _joined(events: pd.DataFrame, settings: Settings, versions: Mapping[str, int] | None) -> pd.DataFrame:
     """One row of the stored features per event, in the events' order."""
-    found = np.empty((len(events), len(JOINED)))
+    names = [field.name for view in feature_views(settings) for field in view.features]
+    found = np.empty((len(events), len(names)))
     lake = lake_of(settings)
     versions = versions or {table.name: lake.version(table) for table in BUILT_TABLES}
     # in order of time, so that each part touches few partitions
@@ -124,7 +126,7 @@ def _joined(events: pd.DataFrame, settings: Settings, versions: Mapping[str, int
     for start in range(0, len(events), CHUNK):
         places = order[start : start + CHUNK]
         found[places] = _joined_part(events.iloc[places], lake, versions, settings)
-    return pd.DataFrame(found, columns=list(JOINED))
+    return pd.DataFrame(found, columns=names)
 
 
 def _joined_part(
@@ -142,10 +144,20 @@ def _joined_part(
         (moments.min().date(), moments.max().date()),
         settings,
     )
-    found = answer.select("place", *JOINED).toArrow().sort_by("place")
-    if not np.array_equal(found["place"].to_numpy(), columns["place"]):
+    views = feature_views(settings)
+    found = answer.select("place", *(view.name for view in views)).toArrow()
+    place = found["place"].to_numpy()
+    order = np.argsort(place)
+    if not np.array_equal(place[order], columns["place"]):
         raise SluiceError(
             f"historical features: {len(events)} events went in, {found.num_rows} rows came back"
         )
-    values: np.ndarray = found.drop_columns("place").to_pandas().to_numpy(dtype=np.float64)
+    return np.hstack([_values(found[view.name], len(view.features))[order] for view in views])
+
+
+def _values(arrays: pa.ChunkedArray, width: int) -> np.ndarray:
+    """Float64 [arrays, width], NaN where there is no value or no array."""
+    values = np.full((len(arrays), width), np.nan)
+    there = arrays.is_valid().to_numpy()
+    values[there] = pc.list_flatten(arrays).to_numpy().reshape(-1, width)
     return values
