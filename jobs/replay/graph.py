@@ -54,3 +54,19 @@ def ordered(jobs: Sequence[str]) -> tuple[str, ...]:
 def order_of(dag: str) -> tuple[str, ...]:
     """The jobs of a DAG in their order."""
     return ordered(DAGS[dag])
+
+
+def side_by_side(dag: str) -> tuple[tuple[str, ...], ...]:
+    """The jobs of a DAG in groups: those of one wait for groups before it, and not for each other."""
+    groups: list[tuple[str, ...]] = []
+    left = order_of(dag)
+    while left:
+        written = {name: set(load_job(name).WRITES) for name in left}
+        group = tuple(
+            name
+            for name in left
+            if not any(written[other] & set(load_job(name).READS) for other in left if other != name)
+        )
+        groups.append(group)
+        left = tuple(name for name in left if name not in group)
+    return tuple(groups)

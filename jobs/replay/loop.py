@@ -11,9 +11,12 @@ from. The day is not done then: it is played again once what was wrong is mended
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from contextvars import copy_context
 from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -24,14 +27,14 @@ import pyarrow as pa
 from jobs import clock
 from jobs.conf.policy import WEEKLY, policy_of
 from jobs.conf.settings import Settings
-from jobs.core import GateClosed, NotEnoughData, NothingToDo, midnight
+from jobs.core import GateClosed, NotEnoughData, NothingToDo, Receipt, midnight
 from jobs.lake.store import lake_of
 from jobs.lake.tables import PREDICTIONS
 from jobs.promotion import state as registry
 from jobs.replay import checkpoint, traffic
 from jobs.replay.agenda import Agenda, Due, Happening
 from jobs.replay.data import read_vectors, rows_of_vectors, run_job
-from jobs.replay.graph import order_of
+from jobs.replay.graph import order_of, side_by_side
 from jobs.replay.plan import Plan
 from jobs.replay.promotions import Promotions
 from jobs.replay.view import show
@@ -40,7 +43,7 @@ from jobs.serving.log_rows import Prediction, encode
 
 TRAIN_HOUR, MONITOR_HOUR, DRILL_HOUR = 3, 5, 9
 MONDAY = 0
-AUTHOR, OFFER = "sluice", "offer_version"
+AUTHOR, OFFER, TUNE = "sluice", "offer_version", "tune_model"
 
 
 class Loop:
@@ -165,18 +168,19 @@ class Loop:
         further: dict[str, dict[str, Any]] = {
             "snapshot_labels": {"reason": item.reason},
             "build_frame": {"drill": item.drill},
-            "tune_model": {"start": item.start},
+            TUNE: {"start": item.start},
             "register_model": {"drill": item.drill, "reason": item.reason, "author": AUTHOR},
         }
-        receipts = {}
+        receipts: dict[str, Receipt] = {}
         try:
-            for job in order_of("fraud_train"):
-                if job == OFFER:
-                    continue
-                workers = range(self.policy.tuning.workers) if job == "tune_model" else [None]
-                for worker in workers:
-                    mapped = {} if worker is None else {"worker": worker}
-                    receipts[job] = run_job(self.settings, job, common | further.get(job, {}) | mapped)
+            for group in side_by_side("fraud_train"):
+                calls = [
+                    (job, common | further.get(job, {}) | mapped)
+                    for job in group
+                    if job != OFFER
+                    for mapped in self._mapped(job)
+                ]
+                receipts |= self._run_beside(calls)
         except (NothingToDo, NotEnoughData, GateClosed) as error:
             what = "no training due" if isinstance(error, NothingToDo) else "training failed"
             return [Happening(at=item.at, what=what, detail=str(error)[:500],
@@ -189,6 +193,20 @@ class Loop:
             "gate_reasons": gate["reasons"], "rows": receipts["build_frame"].rows,
         }  # fmt: skip
         return [Happening(at=item.at, what="trained", version=version, detail=item.reason, facts=facts)]
+
+    def _mapped(self, job: str) -> list[dict[str, Any]]:
+        """What the tasks of a job are told, each of them its own."""
+        return [{"worker": place} for place in range(self.policy.tuning.workers)] if job == TUNE else [{}]
+
+    def _run_beside(self, calls: list[tuple[str, dict[str, Any]]]) -> dict[str, Receipt]:
+        """Jobs that wait for none of each other, as many at once as there are cores for each policy."""
+        cores = len(os.sched_getaffinity(0)) // len(self.plan.policies)
+        with ThreadPoolExecutor(max(1, cores)) as pool:
+            running = [
+                (job, pool.submit(copy_context().run, run_job, self.settings, job, arguments))
+                for job, arguments in calls
+            ]
+        return {job: each.result() for job, each in running}
 
     def _answers(
         self, today: traffic.Day, first: int, last: int, routing: registry.Routing

@@ -11,14 +11,16 @@ from contextlib import suppress
 from datetime import date, timedelta
 from multiprocessing import active_children
 from pathlib import Path
+from threading import Barrier
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from jobs import clock
 from jobs.conf.settings import Settings, load_settings
-from jobs.core import GateClosed, NotEnoughData, NothingToDo, Outcome, SluiceError, Verdict, midnight
+from jobs.core import GateClosed, NotEnoughData, NothingToDo, Outcome, Receipt, SluiceError, Verdict, midnight
 from jobs.features.declarations import FEATURE_VERSION, MODEL_FEATURES
 from jobs.lake.store import content_digest, lake_of
 from jobs.lake.tables import PREDICTIONS, PROMOTIONS
@@ -296,6 +298,29 @@ def test_a_training_that_fails_of_its_machine_stops_the_replay_and_its_day_is_no
     with pytest.raises(SluiceError, match="Spark does not answer"):
         loop.play_to(DAYS[1])
     assert checkpoint.done_days(loop.settings) == [FIRST]
+
+
+def test_jobs_of_a_training_that_do_not_wait_for_each_other_run_beside_each_other_at_its_time(
+    first_day: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop = opened(moved(first_day, tmp_path))
+    training(monkeypatch, loop, NotEnoughData("never raised"))
+    both, seen = Barrier(2, timeout=30), []
+
+    def run(_settings: Settings, job: str, _arguments: dict[str, Any]) -> Receipt:
+        seen.append((job, clock.now()))
+        if job == "tune_model":
+            both.wait()  # alone neither worker would come past it
+        if job == "train_xgboost":
+            raise NotEnoughData("as far as this")
+        return Receipt(job=job)
+
+    monkeypatch.setattr("jobs.replay.loop.run_job", run)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _process: {0, 1})
+    loop.play_to(DAYS[1])
+    begun = ["snapshot_labels", "build_frame", "train_torch", "train_xgboost", "tune_model", "tune_model"]
+    assert sorted(job for job, _ in seen) == sorted(begun)
+    assert {moment for _, moment in seen} == {midnight(DAYS[1]) + timedelta(hours=3)}
 
 
 def test_a_version_that_cannot_be_fetched_stops_the_replay_and_one_that_is_refused_serves_nobody(
