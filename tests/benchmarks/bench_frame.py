@@ -74,11 +74,10 @@ def small_cases(small: Measured, server: Server) -> list[Case]:
 def training_cases(home: Path, history: History, server: Server) -> list[Case]:
     """The call that a training makes, beside Feast's own over the same tables."""
     write_history(home, history)
-    ours = best_of(
-        2, "frame_training", "ours", scratch=home, target=home / "ours", remote=server.remote,
-    )  # fmt: skip
-    feast = best_of(1, "frame_training", "feast", scratch=home, target=home / "feast", remote="")
-    assert_equal(home / "ours", home / "feast", ["transaction_id"], JOINED)
+    by_us, by_feast = home / "answer_of_ours", home / "answer_of_feast"  # Feast's own files lie in home/feast
+    ours = best_of(2, "frame_training", "ours", scratch=home, target=by_us, remote=server.remote)
+    feast = best_of(1, "frame_training", "feast", scratch=home, target=by_feast, remote="")
+    assert_equal(by_us, by_feast, ["transaction_id"], JOINED)
     what = f"a training's {history.events:,} events with {len(JOINED)} stored features"
     return [
         Case(f"{what}, beside Feast's call", ours.seconds, feast.seconds, "s", "shown", met=True),
