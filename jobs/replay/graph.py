@@ -26,28 +26,30 @@ DAGS: dict[str, tuple[str, ...]] = {
 }
 
 
+def _ready(left: Sequence[str]) -> tuple[str, ...]:
+    """Those jobs that read nothing which another one of them has still to write."""
+    modules = {name: load_job(name) for name in left}
+    unwritten = {name: set(module.WRITES) for name, module in modules.items()}
+    return tuple(
+        name
+        for name in left
+        if not any(unwritten[other] & set(modules[name].READS) for other in left if other != name)
+    )
+
+
 def ordered(jobs: Sequence[str]) -> tuple[str, ...]:
     """Jobs in an order in which nobody reads what another of them has still to write.
 
     Raises:
         SluiceError: there is no such order.
     """
-    modules = {name: load_job(name) for name in jobs}
     left, placed = list(jobs), []
     while left:
-        unwritten = {name: set(modules[name].WRITES) for name in left}
-        ready = next(
-            (
-                name
-                for name in left
-                if not any(unwritten[other] & set(modules[name].READS) for other in left if other != name)
-            ),
-            None,
-        )
-        if ready is None:
+        ready = _ready(left)
+        if not ready:
             raise SluiceError(f"replay: {', '.join(left)} wait for each other: see their READS and WRITES")
-        left.remove(ready)
-        placed.append(ready)
+        left.remove(ready[0])
+        placed.append(ready[0])
     return tuple(placed)
 
 
@@ -61,12 +63,7 @@ def side_by_side(dag: str) -> tuple[tuple[str, ...], ...]:
     groups: list[tuple[str, ...]] = []
     left = order_of(dag)
     while left:
-        written = {name: set(load_job(name).WRITES) for name in left}
-        group = tuple(
-            name
-            for name in left
-            if not any(written[other] & set(load_job(name).READS) for other in left if other != name)
-        )
+        group = _ready(left)
         groups.append(group)
         left = tuple(name for name in left if name not in group)
     return tuple(groups)
