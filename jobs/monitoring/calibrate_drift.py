@@ -27,7 +27,7 @@ from jobs.monitoring.comparison import SCORE, first_full_days
 from jobs.monitoring.drift import history_start, live_rows
 from jobs.monitoring.false_alarms import RuleFigures
 from jobs.monitoring.figures import read_champion
-from jobs.monitoring.interval import Interval
+from jobs.monitoring.interval import Interval, event_times
 from jobs.monitoring.reference import load_reference
 
 READS = ("reference", "predictions", "transactions")
@@ -112,7 +112,7 @@ def run(params: Params, settings: Settings) -> Receipt:
     watch = Stopwatch()
     policy, contract = policy_of(settings), contract_of(settings)
     history = quiet_history(params, settings)
-    days = pd.to_datetime(history["event_time"], utc=True).dt.date.nunique()
+    days = event_times(history).dt.date.nunique()
     if days < FEWEST_DAYS:
         raise SluiceError(
             f"calibrate_drift: {days} days without drift, needed {FEWEST_DAYS}; "

@@ -24,6 +24,7 @@ from jobs.conf.policy import Drift
 from jobs.features.declarations import FEATURES, Feature, Nulls
 from jobs.monitoring import statistics
 from jobs.monitoring.figures import ALERT, INVESTIGATE, OK, RETRAIN, SEVERITY, UNKNOWN, Figure, finite
+from jobs.monitoring.interval import event_times
 from jobs.monitoring.slice_members import Members, crossed, members_of
 from jobs.monitoring.statistics import Floats
 
@@ -52,30 +53,36 @@ class Days(NamedTuple):
 
 
 class Counts(NamedTuple):
-    """One column in bins; the last one holds what is missing."""
+    """One column in bins, of all rows or with an axis of slices; the last bin holds what is missing."""
 
-    usual: Floats  # [days, bins] each day of the kind
-    expected: Floats  # [bins] what the day is held against
-    actual: Floats  # [bins] the day
+    usual: Floats  # [..., days, bins] each day of the kind
+    expected: Floats  # [..., bins] what the day is held against
+    actual: Floats  # [..., bins] the day
 
 
-class Compared(NamedTuple):
-    """A column's distance, the largest between a reference day and the others, and the test's p-value."""
+class Distance(NamedTuple):
+    """How far a day is, how far the most unusual reference day is from the others, the test's p-value."""
 
     psi: float
     excess: float
     usual: float
     p_value: float
+
+
+class Compared(NamedTuple):
+    """What the figures of one column say."""
+
+    distance: Distance
     jensen_shannon: float
     kullback_leibler: float
 
 
 def reference_days(reference: pd.DataFrame, day: date, minimum: int) -> Days:
     """The reference rows that a day is compared with."""
-    times = pd.to_datetime(reference["event_time"], utc=True)
+    times = event_times(reference)
     alike = (times.dt.weekday >= SATURDAY) == (day.weekday() >= SATURDAY)
     rows = reference[alike] if alike.sum() >= minimum else reference
-    codes, dates = pd.factorize(pd.to_datetime(rows["event_time"], utc=True).dt.normalize(), sort=True)
+    codes, dates = pd.factorize(event_times(rows).dt.normalize(), sort=True)
     names = tuple(each.date() for each in dates)
     weekday = np.array([name.weekday() == day.weekday() for name in names], dtype=np.bool_)
     return Days(rows, codes.astype(np.int64), names, weekday)
@@ -87,18 +94,18 @@ def days_until_full(feature: Feature, delay_days: int) -> int:
 
 
 def expected_of(by_day: Floats, weekday: Mask, minimum: int) -> Floats:
-    """The counts of the same weekday, where they are enough, else of all days."""
-    same = by_day[weekday].sum(axis=0)
-    return same if same.sum() >= minimum else np.asarray(by_day.sum(axis=0))
+    """[..., bins] The counts of the same weekday, where they are enough, else of all days."""
+    same = by_day[..., weekday, :].sum(axis=-2)
+    enough = same.sum(axis=-1, keepdims=True) >= minimum
+    return np.asarray(np.where(enough, same, by_day.sum(axis=-2)))
 
 
-def usual_excess(by_day: Floats, floor: float) -> float:
-    """The largest excess PSI of one reference day against the other ones; 0 where there is one day only."""
-    rest = by_day.sum(axis=0) - by_day
-    large = np.minimum(by_day.sum(axis=1), rest.sum(axis=1)) >= FEWEST_ROWS_A_DAY
-    if not large.any():
-        return 0.0
-    return max(0.0, float(np.max(statistics.excess_psi(rest[large], by_day[large], floor))))
+def usual_excess(by_day: Floats, floor: float) -> Floats:
+    """[...] The largest excess PSI of a reference day against the other ones; 0 where there is one only."""
+    rest = by_day.sum(axis=-2, keepdims=True) - by_day
+    large = np.minimum(by_day.sum(axis=-1), rest.sum(axis=-1)) >= FEWEST_ROWS_A_DAY
+    found = np.where(large, statistics.excess_psi(rest, by_day, floor), 0.0)
+    return np.asarray(found.max(axis=-1, initial=0.0))
 
 
 def compared(counts: Counts, p_value: float, floor: float) -> Compared:
@@ -107,10 +114,12 @@ def compared(counts: Counts, p_value: float, floor: float) -> Compared:
     used = (pair[0] > 0) & (pair[1] > 0)
     expected, actual = pair[0][used], pair[1][used]
     return Compared(
-        psi=float(statistics.psi_of_counts(counts.expected, counts.actual, floor)),
-        excess=float(statistics.excess_psi(counts.expected, counts.actual, floor)),
-        usual=usual_excess(counts.usual, floor),
-        p_value=p_value,
+        Distance(
+            psi=float(statistics.psi_of_counts(counts.expected, counts.actual, floor)),
+            excess=float(statistics.excess_psi(counts.expected, counts.actual, floor)),
+            usual=float(usual_excess(counts.usual, floor)),
+            p_value=p_value,
+        ),
         jensen_shannon=statistics.jensen_shannon(expected, actual),
         kullback_leibler=statistics.kullback_leibler(actual, expected),
     )
@@ -127,7 +136,7 @@ def psi_status(psi: float, policy: Drift) -> str:
     return ALERT if psi < policy.psi_retrain else RETRAIN
 
 
-def guarded(status: str, found: Compared, margin: float, policy: Drift) -> tuple[str, str]:
+def guarded(status: str, found: Distance, margin: float, policy: Drift) -> tuple[str, str]:
     """A status above `investigate` only where the day is unusual and the distribution test agrees."""
     if SEVERITY.index(status) <= SEVERITY.index(UNKNOWN):
         return status, ""
@@ -185,27 +194,26 @@ def measure_columns(
         for name, sizes in small.items()
     ]  # fmt: skip
     columns: dict[str, Compared] = {}
-    within: dict[str, dict[str, Counts]] = {name: {} for name in members.names}
+    within: dict[str, Counts] = {}
     for name, first in since.items():
         found = compare_column(name, days, current, first, policy, members)
         if isinstance(found, Figure):
             figures.append(found)
             continue
-        columns[name] = found[0]
-        for group, counts in found[1].items():
-            within[group][name] = counts
-    adjusted = statistics.holm([each.p_value for each in columns.values()])
+        columns[name], within[name] = found
+    adjusted = statistics.holm([each.distance.p_value for each in columns.values()])
     loud: set[str] = set()
     for (name, each), p_value in zip(columns.items(), adjusted, strict=True):
-        of_column = feature_figures(name, each._replace(p_value=p_value), policy)
+        corrected = each._replace(distance=each.distance._replace(p_value=p_value))
+        of_column = feature_figures(name, corrected, policy)
         loud |= {name} if of_column[0].status in (ALERT, RETRAIN) else set()
         figures += of_column
     scores = compare_column(SCORE, days, current, days.names[0], policy, members)
     figures += score_figures(scores, policy)
     if isinstance(scores, tuple):
-        for group, counts in scores[1].items():
-            within[group][SCORE] = counts
-    return [*figures, *slice_figures(within, loud, policy)]
+        within[SCORE] = scores[1]
+    quiet = {name: counts for name, counts in within.items() if name not in loud}
+    return [*figures, *slice_figures(members.names, quiet, policy)]
 
 
 def compare_column(
@@ -215,8 +223,8 @@ def compare_column(
     since: date,
     policy: Drift,
     members: Members | None = None,
-) -> tuple[Compared, dict[str, Counts]] | Figure:
-    """One column against the days that held it as it is now, and its counts within each slice.
+) -> tuple[Compared, Counts] | Figure:
+    """One column against the days that held it as it is now, and its counts [slices, …] within the slices.
 
     A figure instead, where there is nothing to compare.
     """
@@ -260,12 +268,8 @@ def compare_column(
         if np.isnan(held).all():  # other days of the kind have values, and the test would have none
             return _without_values(name, held, actual)
         p_value = _distribution_p(held, actual)
-    of_slices = {
-        group: counted(usual, actual, policy.slice_rows_min)
-        for group, usual, actual in zip(
-            members.names, np.tensordot(members.inside, by_day, 1), members.inside @ now, strict=True
-        )
-    }
+    inside = np.tensordot(members.inside, by_day, 1), members.inside @ now
+    of_slices = counted(*inside, policy.slice_rows_min)
     return compared(counts, p_value, policy.bin_floor), of_slices
 
 
@@ -286,18 +290,19 @@ def _share_there(values: Floats) -> float:
 
 def feature_figures(name: str, found: Compared, policy: Drift) -> list[Figure]:
     """PSI, divergences and the adjusted p-value of one feature."""
-    status, detail = guarded(psi_status(found.psi, policy), found, policy.psi_investigate, policy)
+    distance = found.distance
+    status, detail = guarded(psi_status(distance.psi, policy), distance, policy.psi_investigate, policy)
     return [
-        Figure(metric="psi", subject=name, value=finite(found.psi), threshold=policy.psi_retrain,
+        Figure(metric="psi", subject=name, value=finite(distance.psi), threshold=policy.psi_retrain,
                status=status, detail=detail),
-        Figure(metric="psi_usual", subject=name, value=finite(found.usual)),
+        Figure(metric="psi_usual", subject=name, value=finite(distance.usual)),
         Figure(metric="jensen_shannon", subject=name, value=finite(found.jensen_shannon),
                threshold=policy.jensen_shannon_high,
                status=_high(found.jensen_shannon, policy.jensen_shannon_high, status)),
         Figure(metric="kullback_leibler", subject=name, value=finite(found.kullback_leibler),
                threshold=policy.kullback_leibler_high,
                status=_high(found.kullback_leibler, policy.kullback_leibler_high, status)),
-        Figure(metric="ks_p_holm", subject=name, value=finite(found.p_value),
+        Figure(metric="ks_p_holm", subject=name, value=finite(distance.p_value),
                threshold=policy.significance),
     ]  # fmt: skip
 
@@ -308,7 +313,7 @@ def _high(value: float, threshold: float, psi_status: str) -> str:
 
 
 def score_figures(
-    found: tuple[Compared, dict[str, Counts]] | Figure, policy: Drift, margin: float | None = None
+    found: tuple[Compared, Counts] | Figure, policy: Drift, margin: float | None = None
 ) -> list[Figure]:
     """Prediction drift: chi-square on counts in the score buckets, together with PSI on the same ones.
 
@@ -316,7 +321,7 @@ def score_figures(
     """
     if isinstance(found, Figure):
         return [found]
-    score = found[0]
+    score = found[0].distance
     moved = score.p_value < policy.significance and score.psi >= policy.psi_investigate
     unusual = score.excess > score.usual + (policy.psi_investigate if margin is None else margin)
     status = (ALERT if unusual else INVESTIGATE) if moved else OK
@@ -329,38 +334,39 @@ def score_figures(
     ]  # fmt: skip
 
 
-def slice_figures(within: Mapping[str, Mapping[str, Counts]], loud: set[str], policy: Drift) -> list[Figure]:
-    """Of each slice the column that moved most, leaving out what the whole shows already.
+def slice_figures(names: Sequence[str], within: Mapping[str, Counts], policy: Drift) -> list[Figure]:
+    """Of each slice the column that moved most; `within` leaves out those that the whole shows already.
 
     The rules are those of a feature, but a slice must be more unusual: there are a thousand figures, each of
     few customers. p-values are corrected for all columns of all slices. A slice never retrains.
     """
-    found = [
-        (group, name, compared(counts, _chi_square(counts), policy.bin_floor))
-        for group, columns in within.items()
-        for name, counts in columns.items()
-        if name not in loud and min(counts.expected.sum(), counts.actual.sum()) >= policy.slice_rows_min
-    ]
-    adjusted = statistics.holm([each.p_value for _, _, each in found])
-    worst: dict[str, tuple[str, Compared]] = {}
-    for (group, name, each), p_value in zip(found, adjusted, strict=True):
-        corrected = each._replace(p_value=p_value)
-        gap = corrected.excess - corrected.usual
-        if group not in worst or gap > worst[group][1].excess - worst[group][1].usual:
-            worst[group] = (name, corrected)
+    if not within or not names:
+        return []
+    floor = policy.bin_floor
+    sizes = [np.minimum(each.expected.sum(axis=-1), each.actual.sum(axis=-1)) for each in within.values()]
+    enough = np.stack(sizes) >= policy.slice_rows_min  # [columns, slices], as all that follows
+    psi = np.stack([statistics.psi_of_counts(each.expected, each.actual, floor) for each in within.values()])
+    excess = np.stack([statistics.excess_psi(each.expected, each.actual, floor) for each in within.values()])
+    usual = np.stack([usual_excess(each.usual, floor) for each in within.values()])
+    p_values = np.stack([statistics.chi_square(each.expected, each.actual) for each in within.values()])
+    p_values[enough] = statistics.holm(p_values[enough].tolist())
+    gap = np.where(enough, excess - usual, -np.inf)
     figures = []
-    for group, (name, each) in worst.items():
-        status, detail = guarded(psi_status(each.psi, policy), each, policy.slice_margin, policy)
+    for place in np.flatnonzero(enough.any(axis=0)).tolist():
+        column = int(gap[:, place].argmax())
+        found = Distance(*(float(each[column, place]) for each in (psi, excess, usual, p_values)))
+        status, detail = guarded(psi_status(found.psi, policy), found, policy.slice_margin, policy)
         status = ALERT if status == RETRAIN else status
+        told = f"{list(within)[column]}: {detail or f'PSI {found.psi:.2f}'}"
         figures.append(
-            Figure(metric="slice_psi", subject=group, value=finite(each.psi), threshold=policy.psi_alert,
-                   status=status, detail=f"{name}: {detail or f'PSI {each.psi:.2f}'}")
+            Figure(metric="slice_psi", subject=names[place], value=finite(found.psi),
+                   threshold=policy.psi_alert, status=status, detail=told)
         )  # fmt: skip
     return figures
 
 
 def _chi_square(counts: Counts) -> float:
-    return statistics.chi_square(counts.expected, counts.actual)
+    return float(statistics.chi_square(counts.expected, counts.actual))
 
 
 def _distribution_p(expected: Floats, actual: Floats) -> float:
@@ -372,4 +378,4 @@ def _distribution_p(expected: Floats, actual: Floats) -> float:
 def _missing_p(expected: Floats, actual: Floats) -> float:
     """p-value that as large a share is missing."""
     sides = [statistics.bin_counts(each, np.empty(0)) for each in (expected, actual)]
-    return statistics.chi_square(sides[0], sides[1])
+    return float(statistics.chi_square(sides[0], sides[1]))

@@ -24,6 +24,7 @@ from jobs.features.declarations import PRESENCE
 from jobs.monitoring import statistics
 from jobs.monitoring.comparison import SCORE, measure_columns
 from jobs.monitoring.figures import ALERT, PAGE, RETRAIN, UNKNOWN, Figure
+from jobs.monitoring.interval import event_times
 from jobs.monitoring.other_days import Share, share_beside
 from jobs.monitoring.service import (
     FLAG,
@@ -79,7 +80,7 @@ class Quiet(NamedTuple):
 
 def by_day(history: pd.DataFrame) -> dict[date, pd.DataFrame]:
     """The rows of each day."""
-    days = pd.to_datetime(history["event_time"], utc=True).dt.date
+    days = event_times(history).dt.date
     return dict(iter(history.groupby(days, sort=True)))
 
 
@@ -96,7 +97,7 @@ def drawn_reference(
     for place in generator.integers(0, len(others), len(others)):
         day = others[int(place)]
         rows = days[day]
-        times = pd.to_datetime(rows["event_time"], utc=True) + YEAR * copies.get(day, 0)
+        times = event_times(rows) + YEAR * copies.get(day, 0)
         frames.append(rows.assign(event_time=times))
         copies[day] = copies.get(day, 0) + 1
     return thinned(pd.concat(frames, ignore_index=True), rows_kept)

@@ -18,6 +18,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from jobs.evaluation.metrics import Ranking
+from jobs.monitoring.interval import event_times
 
 Floats = npt.NDArray[np.float64]
 Places = npt.NDArray[np.int64]
@@ -39,7 +40,7 @@ class Sample:
         self.rows = rows
         self.scores: Floats = rows["score"].to_numpy(dtype=np.float64)
         self.truth: Floats = rows["is_fraud"].to_numpy(dtype=np.float64)
-        times = pd.to_datetime(rows["event_time"], utc=True)
+        times = event_times(rows)
         codes, names = pd.factorize(times.dt.floor("D"))
         self.codes: Places = codes.astype(np.int64)
         self.days = len(names)

@@ -144,20 +144,23 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def chi_square(reference_counts: Floats, current_counts: Floats) -> float:
-    """p-value that two rows of counts have the same shares; NaN where a row is empty.
+def chi_square(reference_counts: Floats, current_counts: Floats) -> Floats:
+    """[...] p-value that two rows of counts [..., bins] have the same shares; NaN where a row is empty.
 
-    Columns that are empty in both rows are dropped; one column left means no difference is possible.
+    Columns that are empty in both rows count for nothing; one column left means no difference is possible.
     """
-    used = (reference_counts + current_counts) > 0
-    table = np.vstack([reference_counts[used], current_counts[used]])
-    if (table.sum(axis=1) == 0).any():
-        return float("nan")
-    if table.shape[1] < 2:
-        return 1.0
-    expected = table.sum(axis=1, keepdims=True) * table.sum(axis=0) / table.sum()
-    statistic = ((table - expected) ** 2 / expected).sum()
-    return float(special.chdtrc(table.shape[1] - 1, statistic))
+    both = reference_counts + current_counts
+    sizes = [each.sum(axis=-1, keepdims=True) for each in (reference_counts, current_counts)]
+    total = np.maximum(sizes[0] + sizes[1], 1.0)
+    statistic = np.zeros(both.shape[:-1])
+    for counts, size in zip((reference_counts, current_counts), sizes, strict=True):
+        expected = size * both / total
+        gaps = (counts - expected) ** 2 / np.where(expected > 0, expected, 1.0)
+        statistic += gaps.sum(axis=-1)
+    used = (both > 0).sum(axis=-1)
+    p_value = np.where(used < 2, 1.0, special.chdtrc(np.maximum(used - 1, 1), statistic))
+    empty = (sizes[0] <= 0) | (sizes[1] <= 0)
+    return np.asarray(np.where(empty[..., 0], np.nan, p_value))
 
 
 def shares_of_counts(expected: Floats, actual: Floats, floor: float) -> tuple[Floats, Floats]:

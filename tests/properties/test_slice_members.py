@@ -48,11 +48,11 @@ def test_slices_counted_at_once_have_the_counts_of_each(seed: int, known: int, n
     assert isinstance(found, tuple)
     known_values, new_values = as_floats(days.rows["amount"]), as_floats(current["amount"])
     edges = quantile_edges(known_values, POLICY.bins)
-    for name in members.names:
+    for place, name in enumerate(members.names):
         inside = SLICES[name](days.rows).to_numpy(np.bool_)
         now = bin_counts(new_values[SLICES[name](current)], edges)
         usual = [
             bin_counts(known_values[inside & (days.codes == day)], edges) for day in range(len(days.names))
         ]
-        assert found[1][name].actual.tolist() == now.tolist()
-        assert found[1][name].usual.tolist() == np.array(usual).tolist()
+        assert found[1].actual[place].tolist() == now.tolist()
+        assert found[1].usual[place].tolist() == np.array(usual).tolist()
