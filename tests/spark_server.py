@@ -16,6 +16,10 @@ from jobs.conf.settings import Settings, load_settings
 from jobs.spark import close_session
 from jobs.spark_server import server_command, server_environment
 
+# Of a few rows, compiling what Spark generates for them costs more than all that they cost otherwise. The
+# servers of other fixtures (end to end, cluster, S3) run as shipped, and the cluster's answers are held
+# against this one's.
+INTERPRETED = "spark.sql.codegen.factoryMode NO_CODEGEN\nspark.sql.codegen.wholeStage false\n"
 START_SECONDS = 500  # the first start of a fresh clone fetches the jars of Delta, and of s3a
 
 
@@ -55,15 +59,18 @@ def spark_process(
 
 
 @contextmanager
-def server(folder: Path, **more: str) -> Iterator[str]:
+def server(folder: Path, defaults: str = "", **more: str) -> Iterator[str]:
     """Address of a server that runs inside the block; its state and log lie in the folder.
 
-    `more`: further variables of the installation that it serves.
+    `defaults`: further settings of Spark's own. `more`: further variables of the installation that it serves.
     """
+    (folder / "conf").mkdir(parents=True, exist_ok=True)
+    (folder / "conf" / "spark-defaults.conf").write_text(defaults)
     settings = load_settings({"SLUICE_HOME": str(folder), **more})
     port = free_port()
     remote = f"sc://127.0.0.1:{port}"
-    with spark_process(folder, server_command(settings, port), settings) as process:
+    command = server_command(settings, port)
+    with spark_process(folder, command, settings, SPARK_CONF_DIR=str(folder / "conf")) as process:
         deadline = time.monotonic() + START_SECONDS
         while not listens(port):
             if process.poll() is not None or time.monotonic() > deadline:
@@ -82,7 +89,7 @@ def spark_remote(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     if lent:
         yield lent
         return
-    with server(tmp_path_factory.mktemp("spark")) as remote:
+    with server(tmp_path_factory.mktemp("spark"), INTERPRETED) as remote:
         yield remote
 
 

@@ -4,7 +4,8 @@ In: the day's prediction log (all answers, no shadow), reference rows of the cha
 "<day>.drift" of `monitoring` (per feature PSI with its status, Jensen-Shannon, Kullback-Leibler,
 Holm-adjusted p; for the scores PSI and chi-square p; for each slice the column that moved most) and the
 Evidently report reports/drift/<day>.html. How a day is compared is in comparison.py.
-Errors: none for missing or too few rows: they are `unknown`, which alerts and never passes.
+Errors: none for missing or too few rows: they are `unknown`, which alerts and never passes. None for a report
+that cannot be drawn: the figure drift_report says why.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from jobs.alerts import raise_alerts
 from jobs.conf.contract import contract_of
 from jobs.conf.policy import policy_of
 from jobs.conf.settings import Settings
-from jobs.core import DayParams, Receipt, Stopwatch
+from jobs.core import DayParams, Receipt, Stopwatch, first_line
 from jobs.features.declarations import MODEL_FEATURES
 from jobs.lake.store import Lake, lake_of
 from jobs.lake.tables import TRANSACTIONS
@@ -79,6 +80,11 @@ def history_start(lake: Lake, settings: Settings) -> date:
     return min(files)
 
 
+def _not_drawn(error: Exception) -> Figure:
+    detail = f"not drawn: {first_line(error)}"
+    return Figure(metric="drift_report", subject="all", status=INVESTIGATE, detail=detail)
+
+
 def run(params: Params, settings: Settings) -> Receipt:
     watch = Stopwatch()
     lake, policy = lake_of(settings), policy_of(settings)
@@ -99,9 +105,13 @@ def run(params: Params, settings: Settings) -> Receipt:
         if settings.drift_report and len(current) and len(reference):
             alike = reference_days(reference, params.day, policy.drift.minimum_rows).rows
             path = settings.reports / "drift" / f"{params.day}.html"
-            save_report(alike, current, path, rows=REPORT_ROWS)
-            save_index(path.parent)
-            report = f"drift/{path.name}"
+            try:
+                save_report(alike, current, path, rows=REPORT_ROWS)
+            except Exception as error:  # of any kind; figures and alerts are worth more than their picture
+                figures.append(_not_drawn(error))
+            else:
+                save_index(path.parent)
+                report = f"drift/{path.name}"
     version = write_figures(lake, params.day, DRIFT, figures)
     alerts = raise_alerts(settings, alerts_of(settings, params.day, figures))
     named = [figure.subject for figure in figures if figure.status not in (OK, INVESTIGATE)]

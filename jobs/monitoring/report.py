@@ -19,17 +19,16 @@ from jobs.files import replacing, write_whole
 
 def save_report(reference: pd.DataFrame, current: pd.DataFrame, path: Path, *, rows: int) -> None:
     """Write the report over at most `rows` rows of each side."""
-    names = [*MODEL_FEATURES, "score"]
-    # Evidently has no answer for a column without values
-    usable = [name for name in names if reference[name].notna().any() and current[name].notna().any()]
     sides = [
-        side.sample(min(rows, len(side)), random_state=7)[usable].astype("float64")
+        side.sample(min(rows, len(side)), random_state=7)[[*MODEL_FEATURES, "score"]].astype("float64")
         for side in (reference, current)
     ]
+    # Evidently has no answer for a column without values, and a sample may miss all of a rare one's
+    usable = [name for name in sides[0] if all(side[name].notna().any() for side in sides)]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         preset = DataDriftPreset(num_method="psi", num_threshold=0.25)
-        snapshot = Report([preset], include_tests=True).run(sides[1], sides[0])
+        snapshot = Report([preset], include_tests=True).run(sides[1][usable], sides[0][usable])
     with replacing(path) as temporary:
         snapshot.save_html(os.fspath(temporary))
 
