@@ -13,13 +13,14 @@ from pathlib import Path
 import pytest
 
 from jobs.conf.settings import Settings, load_settings
-from jobs.spark import close_session
+from jobs.spark import close_session, spark_session
 from jobs.spark_server import server_command, server_environment
 
 # Of a few rows, compiling what Spark generates for them costs more than all that they cost otherwise. The
 # servers of other fixtures (end to end, cluster, S3) run as shipped, and the cluster's answers are held
 # against this one's.
 INTERPRETED = "spark.sql.codegen.factoryMode NO_CODEGEN\nspark.sql.codegen.wholeStage false\n"
+GENERATED = {"spark.sql.codegen.factoryMode": "FALLBACK", "spark.sql.codegen.wholeStage": "true"}
 START_SECONDS = 500  # the first start of a fresh clone fetches the jars of Delta, and of s3a
 
 
@@ -97,6 +98,17 @@ def spark_remote(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def spark_home(home: Settings, spark_remote: str) -> Settings:
     """An empty installation that has a Spark server."""
     return home.model_copy(update={"spark_remote": spark_remote})
+
+
+@pytest.fixture
+def generated_code(spark_home: Settings) -> Iterator[None]:
+    """For a test of many rows: Spark generates code for them, as it is shipped."""
+    conf = spark_session(spark_home).conf
+    for name, value in GENERATED.items():
+        conf.set(name, value)
+    yield
+    for name in GENERATED:
+        conf.unset(name)
 
 
 def _tail(log: Path) -> str:

@@ -206,6 +206,7 @@ def test_spark_counts_what_brute_force_counts(
 
 
 @pytest.mark.skipif(not HANDBOOK.exists(), reason="the handbook data set is not beside the project")
+@pytest.mark.usefixtures("generated_code")
 def test_thirty_days_of_the_public_data_agree_with_sql(spark_home: Settings) -> None:
     day = date(2018, 5, 5)
     public = spark_home.model_copy(update={"contract": "handbook"})

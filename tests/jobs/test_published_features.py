@@ -76,6 +76,7 @@ def test_weekends_and_nights_are_the_books(spark_home: Settings) -> None:
 
 @pytest.mark.skipif(not HANDBOOK.exists(), reason="the handbook data set is not beside the project")
 @pytest.mark.parametrize("day", [date(2018, 5, 15), date(2018, 7, 25), date(2018, 8, 14)])
+@pytest.mark.usefixtures("generated_code")
 def test_every_figure_of_a_published_day_comes_out(spark_home: Settings, day: date) -> None:
     days = [day - timedelta(days=back) for back in range(HISTORY.days + 1)]
     rows = spark_session(spark_home).read.parquet(
