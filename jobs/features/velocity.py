@@ -7,8 +7,8 @@ file brought after its day was not seen in time: such an event has features and 
 
 A window's sums are the difference of two running sums, up to its two ends: the work does not grow with the
 number of rows in a window, so a terminal with a fifth of all rows costs what its rows cost.
-The last transactions one by one: each has the list of itself and those before it, and an event takes the list
-of the last one strictly before it, which is the greatest such list.
+The last transactions one by one are a list of the newest few strictly before the event, kept while rows come
+in order of time.
 """
 
 from __future__ import annotations
@@ -74,8 +74,7 @@ def _with_features(rows: DataFrame, older: DataFrame | None, entity: str) -> Dat
     last = [feature for feature in declared if feature.measure not in FIGURES and not feature.place]
     edges = dict(_edges(keys, sums))
     if listed:
-        rows = rows.withColumn("itself", _itself_and_before(keys))
-        edges["list"] = F.max("itself").over(everything_until(keys, 0))
+        edges["list"] = _newest().over(everything_until(keys, 0))
     if last:
         edges["last"] = F.max(F.when(F.col("in_time"), F.col("at"))).over(everything_until(keys, 0))
     rows = rows.withColumns(edges)
@@ -89,21 +88,11 @@ def _with_features(rows: DataFrame, older: DataFrame | None, entity: str) -> Dat
     features = {feature.name: _windowed(feature) for feature in sums}
     features |= {feature.name: _since(feature) for feature in last}
     done = [name for name in edges if name != "list"]
-    return rows.withColumns(features).drop("last_older", "itself", "list_older", *done)
-
-
-def _itself_and_before(keys: list[str]) -> Column:
-    """(time, amount) of a row in time and of those in time before it, the newest first."""
-    in_order = f"PARTITION BY {', '.join(keys)} ORDER BY at, amount"
-    before = (
-        F.expr(f"lag({ENTRY}, {distance}) IGNORE NULLS OVER ({in_order})")
-        for distance in range(1, SEQUENCE_LENGTH)
-    )
-    return F.when(F.col("in_time"), F.array(F.expr(ENTRY), *before))
+    return rows.withColumns(features).drop("last_older", "list_older", *done)
 
 
 def _newest() -> Column:
-    """The newest of a group of rows in time, as such a list."""
+    """(time, amount) of the newest rows in time, newest first; of one instant the larger amount is newer."""
     return F.max_by(F.expr(ENTRY), F.expr(ENTRY), SEQUENCE_LENGTH)
 
 
