@@ -28,7 +28,6 @@ DAY = timedelta(days=1)
 # windows of sums look back so far; what only asks for the last event before looks back further
 SUM_DAYS = max(-(-feature.window // DAY) for feature in VELOCITY if feature.measure in FIGURES)
 HISTORY_DAYS = max(-(-feature.window // DAY) for feature in VELOCITY)
-ENTRY = "if(in_time, struct(at, amount), NULL)"  # of a list
 
 
 def velocity_features(transactions: DataFrame, days: Collection[date]) -> DataFrame:
@@ -93,12 +92,13 @@ def _with_features(rows: DataFrame, older: DataFrame | None, entity: str) -> Dat
 
 def _newest() -> Column:
     """(time, amount) of the newest rows in time, newest first; of one instant the larger amount is newer."""
-    return F.max_by(F.expr(ENTRY), F.expr(ENTRY), SEQUENCE_LENGTH)
+    entry = F.when(F.col("in_time"), F.struct("at", "amount"))
+    return F.max_by(entry, entry, SEQUENCE_LENGTH)
 
 
 def _one_list(newer: str, older: str) -> Column:
-    """Two lists as one without gaps."""
-    return F.array_compact(F.concat(*(F.coalesce(name, F.array()) for name in (newer, older))))
+    """Two lists as one; either may be missing."""
+    return F.concat(*(F.coalesce(name, F.array()) for name in (newer, older)))
 
 
 def _edges(keys: list[str], features: list[Feature]) -> Iterator[tuple[str, Column]]:
