@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,8 @@ os.environ.setdefault("JAVA_TOOL_OPTIONS", "-XX:TieredStopAtLevel=1 -XX:Reserved
 TESTS = Path(__file__).parent
 HANDBOOK = TESTS.parents[1] / "shared" / "data" / "handbook"
 EXPECTED = TESTS / "expected.yaml"
+BEGUN = time.monotonic()
+NO_TIME = "no time is left for it"
 
 
 @pytest.fixture
@@ -58,9 +62,9 @@ def problems(passed: int, skipped: dict[str, str], expected: dict[str, Any], the
     allowed: dict[str, dict[str, Any]] = expected["may_be_skipped"]
     found = []
     for test, reason in skipped.items():
-        entry = (
-            allowed.get(test) or allowed.get(test.partition("[")[0]) or allowed.get(test.partition("::")[0])
-        )
+        entry = next((allowed[name] for name in names_of(test) if name in allowed), None)
+        if NO_TIME in reason:
+            entry = {"needs": "time", "reason": NO_TIME} if place_of(test, expected) else None
         if entry is None:
             found.append(f"{test} was skipped and may not be: {reason}")
         elif entry["reason"] not in reason:
@@ -75,13 +79,51 @@ def problems(passed: int, skipped: dict[str, str], expected: dict[str, Any], the
     return found
 
 
-def on_this_machine() -> set[str]:
+def names_of(test: str) -> tuple[str, str, str]:
+    """What may stand for a test in expected.yaml: its case, the test, its file."""
+    return test, test.partition("[")[0], test.partition("::")[0]
+
+
+def place_of(test: str, expected: dict[str, Any]) -> int:
+    """Where a test stands among those that come last; 0: it is none of them."""
+    last: list[str] = expected["last"]
+    return next((last.index(name) + 1 for name in names_of(test) if name in last), 0)
+
+
+def is_late(expected: dict[str, Any]) -> bool:
+    """The run has taken so long that what comes last is left out."""
+    return time.monotonic() - BEGUN > expected["minutes"] * 60
+
+
+@cache
+def account() -> dict[str, Any]:
+    found: dict[str, Any] = yaml.safe_load(EXPECTED.read_text())
+    return found
+
+
+def on_this_machine(expected: dict[str, Any]) -> set[str]:
     """Which of the things that tests may need are there."""
     found = {"data": HANDBOOK.exists(), "go": BINARY.exists() or shutil.which("go"), "root": can_mount()}
     found["redis"] = bool(redis_server.binary())
     found["browser"] = bool(browser.binary())
     found["load"] = not serving_load.why_not()
+    found["time"] = not is_late(expected)
     return {name for name, is_there in found.items() if is_there}
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """What a slow machine may leave out comes last."""
+    if config.getoption("--full"):
+        items.sort(key=lambda item: place_of(item.nodeid, account()))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Before its fixtures: a test that comes last is left out of a run that would be cut off otherwise."""
+    if not item.config.getoption("--full"):
+        return
+    if place_of(item.nodeid, account()) and is_late(account()):
+        pytest.skip(f"{NO_TIME} after {account()['minutes']} minutes; run it by itself")
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
@@ -90,7 +132,7 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     reporter: Any = session.config.pluginmanager.get_plugin("terminalreporter")
     passed = len(reporter.stats.get("passed", []))
     skipped = {report.nodeid: str(report.longrepr[2]) for report in reporter.stats.get("skipped", [])}
-    found = problems(passed, skipped, yaml.safe_load(EXPECTED.read_text()), on_this_machine())
+    found = problems(passed, skipped, account(), on_this_machine(account()))
     for problem in found:
         reporter.write_line(f"account of the run: {problem}", red=True)
     if found and exitstatus == 0:

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
-from tests.conftest import problems
+import time
+
+import pytest
+
+from tests import conftest
+from tests.conftest import NO_TIME, account, is_late, place_of, problems
 
 REASON = "the handbook data set is not beside the project"
-EXPECTED = {"tests": 3, "may_be_skipped": {"a::needs_data": {"needs": "data", "reason": REASON}}}
+EXPECTED = {
+    "tests": 3,
+    "minutes": 60,
+    "last": ["c::long", "d"],
+    "may_be_skipped": {"a::needs_data": {"needs": "data", "reason": REASON}},
+}
 
 
 def test_a_run_of_all_tests_has_no_problem() -> None:
@@ -33,7 +43,34 @@ def test_a_test_that_did_not_run_is_noticed() -> None:
 
 
 def test_a_listed_file_stands_for_all_of_its_tests() -> None:
-    listed = {"tests": 2, "may_be_skipped": {"a": {"needs": "go", "reason": "no Go"}}}
+    listed = EXPECTED | {"tests": 2, "may_be_skipped": {"a": {"needs": "go", "reason": "no Go"}}}
     skipped = {"a::one": "Skipped: no Go", "a::two[x]": "Skipped: no Go"}
     assert problems(0, skipped, listed, there=set()) == []
     assert len(problems(0, skipped, listed, there={"go"})) == 2
+
+
+def test_what_comes_last_may_be_left_out_of_a_run_that_is_late_and_nothing_else() -> None:
+    left_out = {"c::long[x]": f"Skipped: {NO_TIME}", "d::any": f"Skipped: {NO_TIME}"}
+    assert problems(1, left_out, EXPECTED, there=set()) == []
+    assert len(problems(1, left_out, EXPECTED, there={"time"})) == 2
+    assert len(problems(2, {"c::short": f"Skipped: {NO_TIME}"}, EXPECTED, there=set())) == 1
+
+
+def test_what_comes_last_has_an_order() -> None:
+    names = ["d::any", "c::long[x]", "c::short", "a::needs_data"]
+    assert sorted(names, key=lambda name: place_of(name, EXPECTED)) == [
+        "c::short", "a::needs_data", "c::long[x]", "d::any",
+    ]  # fmt: skip
+
+
+def test_a_run_is_late_after_its_minutes(monkeypatch: pytest.MonkeyPatch) -> None:
+    for minutes, late in ((59, False), (61, True)):
+        monkeypatch.setattr(conftest, "BEGUN", time.monotonic() - minutes * 60)
+        assert is_late(EXPECTED) is late
+
+
+def test_everything_that_comes_last_is_there() -> None:
+    root = conftest.TESTS.parent
+    for name in account()["last"]:
+        file, _, test = name.partition("::")
+        assert f"def {test}" in (root / file).read_text(), name

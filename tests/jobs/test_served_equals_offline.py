@@ -160,6 +160,7 @@ def publish(published_home: Path, settings: Settings) -> None:
     assert lake_of(settings).read(TRANSACTIONS, first=SERVED).num_rows == PER_DAY
 
 
+@pytest.mark.parametrize("built_history", ["sqlite", "redis"], indirect=True)
 def test_every_feature_of_a_served_day_is_the_offline_one(
     installation: Settings, published_home: Path
 ) -> None:
@@ -198,6 +199,7 @@ def assert_seen(settings: Settings) -> None:
     }
 
 
+@pytest.mark.parametrize("built_history", ["redis"], indirect=True)
 def test_a_service_that_missed_a_part_of_the_day_is_told_apart(
     installation: Settings, published_home: Path
 ) -> None:
@@ -210,6 +212,7 @@ def test_a_service_that_missed_a_part_of_the_day_is_told_apart(
     assert "of 60 served rows differ from offline" in figure.detail
 
 
+@pytest.mark.parametrize("built_history", ["sqlite"], indirect=True)
 def test_what_the_service_missed_it_knows_once_the_day_is_materialized(
     installation: Settings, published_home: Path
 ) -> None:
@@ -224,6 +227,7 @@ def test_what_the_service_missed_it_knows_once_the_day_is_materialized(
     assert (receipt.rows, receipt.facts["mismatched_rows"]) == (PER_DAY, 0)
 
 
+@pytest.mark.parametrize("built_history", ["redis"], indirect=True)
 def test_served_equals_offline_where_each_day_comes_online_when_it_is_due(
     built_history: Settings, published_home: Path
 ) -> None:
