@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import os
 import shutil
-import time
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import hypothesis
 import pytest
-import yaml
+from xdist.scheduler import LoadScopeScheduling
 
 from jobs.conf.settings import Settings, load_settings
 from tests import browser, redis_server
+from tests.account import NO_TIME, account, is_late, place_of, problems, together
 from tests.benchmarks import serving_load
 from tests.faults.disks import can_mount
 from tests.lake_server import BINARY
@@ -29,9 +28,6 @@ os.environ.setdefault("JAVA_TOOL_OPTIONS", "-XX:TieredStopAtLevel=1 -XX:Reserved
 
 TESTS = Path(__file__).parent
 HANDBOOK = TESTS.parents[1] / "shared" / "data" / "handbook"
-EXPECTED = TESTS / "expected.yaml"
-BEGUN = time.monotonic()
-NO_TIME = "no time is left for it"
 
 
 @pytest.fixture
@@ -52,53 +48,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="every test must run: compare the account with tests/expected.yaml",
     )
-
-
-def problems(passed: int, skipped: dict[str, str], expected: dict[str, Any], there: set[str]) -> list[str]:
-    """What a full run did otherwise than expected.yaml says; empty where all is well.
-
-    `there`: which of the things that tests may need are on this machine. An entry names a test or a file.
-    """
-    allowed: dict[str, dict[str, Any]] = expected["may_be_skipped"]
-    found = []
-    for test, reason in skipped.items():
-        entry = next((allowed[name] for name in names_of(test) if name in allowed), None)
-        if NO_TIME in reason:
-            entry = {"needs": "time", "reason": NO_TIME} if place_of(test, expected) else None
-        if entry is None:
-            found.append(f"{test} was skipped and may not be: {reason}")
-        elif entry["reason"] not in reason:
-            found.append(f"{test} was skipped for another reason than expected: {reason}")
-        elif entry["needs"] in there:
-            found.append(f"{test} was skipped though what it needs is there: {entry['needs']}")
-    if passed + len(skipped) != expected["tests"]:
-        found.append(
-            f"{passed} tests passed and {len(skipped)} were skipped; {expected['tests']} are expected: "
-            "where a test was added or removed on purpose, change tests/expected.yaml with it"
-        )
-    return found
-
-
-def names_of(test: str) -> tuple[str, str, str]:
-    """What may stand for a test in expected.yaml: its case, the test, its file."""
-    return test, test.partition("[")[0], test.partition("::")[0]
-
-
-def place_of(test: str, expected: dict[str, Any]) -> int:
-    """Where a test stands among those that come last; 0: it is none of them."""
-    last: list[str] = expected["last"]
-    return next((last.index(name) + 1 for name in names_of(test) if name in last), 0)
-
-
-def is_late(expected: dict[str, Any]) -> bool:
-    """The run has taken so long that what comes last is left out."""
-    return time.monotonic() - BEGUN > expected["minutes"] * 60
-
-
-@cache
-def account() -> dict[str, Any]:
-    found: dict[str, Any] = yaml.safe_load(EXPECTED.read_text())
-    return found
 
 
 def on_this_machine(expected: dict[str, Any]) -> set[str]:
@@ -126,8 +75,20 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip(f"{NO_TIME} after {account()['minutes']} minutes; run it by itself")
 
 
+class InOrder(LoadScopeScheduling):
+    """Two processes take what belongs together in a piece, in the order of the run."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return together(nodeid, account())
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> InOrder:
+    config.option.loadscopereorder = False
+    return InOrder(config, log)
+
+
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
-    if not session.config.getoption("--full"):
+    if not session.config.getoption("--full") or hasattr(session.config, "workerinput"):
         return
     reporter: Any = session.config.pluginmanager.get_plugin("terminalreporter")
     passed = len(reporter.stats.get("passed", []))

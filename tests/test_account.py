@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from tests import conftest
-from tests.conftest import NO_TIME, account, is_late, place_of, problems
+from tests import account as counted
+from tests.account import NO_TIME, account, is_late, place_of, problems, together
 
 REASON = "the handbook data set is not beside the project"
 EXPECTED = {
@@ -65,12 +65,23 @@ def test_what_comes_last_has_an_order() -> None:
 
 def test_a_run_is_late_after_its_minutes(monkeypatch: pytest.MonkeyPatch) -> None:
     for minutes, late in ((59, False), (61, True)):
-        monkeypatch.setattr(conftest, "BEGUN", time.monotonic() - minutes * 60)
+        monkeypatch.setattr(counted, "BEGUN", time.monotonic() - minutes * 60)
         assert is_late(EXPECTED) is late
 
 
 def test_everything_that_comes_last_is_there() -> None:
-    root = conftest.TESTS.parent
+    root = counted.EXPECTED.parents[1]
     for name in account()["last"]:
         file, _, test = name.partition("::")
         assert f"def {test}" in (root / file).read_text(), name
+
+
+def test_one_process_runs_a_file_what_stands_on_one_installation_and_what_comes_last_in_a_piece() -> None:
+    pieces = {
+        "tests/jobs/test_a.py::one": "tests/jobs/test_a.py",
+        "tests/e2e/test_a.py::one": "tests/e2e",
+        "c::long[x]": "c::long",
+        "c::short": "c",
+        "d::any": "d",
+    }
+    assert {test: together(test, EXPECTED) for test in pieces} == pieces
