@@ -157,9 +157,14 @@ def our_cases(client: Client, server: Server, tokens: list[str], times: Times) -
 def through_feast_cases(client: Client, server: Server, tokens: list[str], times: Times) -> list[Case]:
     """The same service, which reads stored features by Feast's own call."""
     warm(client, server, tokens, times)
+    name = "through Feast's API, everything on"
     found = load(client, server, tokens, 0, times.step)
-    name = "through Feast's API, everything on: saturation"
-    return [rate_case(name, found, 1200, ">= 1200"), *latency_cases(name, found)]
+    at_goal = load(client, server, tokens, 1200, times.step)
+    return [
+        rate_case(f"{name}: saturation", found, 1200, ">= 1200"),
+        *latency_cases(f"{name}: saturation", found),
+        *latency_cases(f"{name}: 1,200 requests/s", at_goal, 10.0),
+    ]
 
 
 def rate_cases(rate: int, found: Loaded) -> list[Case]:
