@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Collection
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ def problems(passed: int, skipped: dict[str, str], expected: dict[str, Any], the
     allowed: dict[str, dict[str, Any]] = expected["may_be_skipped"]
     found = []
     for test, reason in skipped.items():
-        entry = next((allowed[name] for name in names_of(test) if name in allowed), None)
+        entry = allowed.get(named(test, allowed))
         if NO_TIME in reason:
             entry = {"needs": "time", "reason": NO_TIME} if place_of(test, expected) else None
         if entry is None:
@@ -40,15 +41,17 @@ def problems(passed: int, skipped: dict[str, str], expected: dict[str, Any], the
     return found
 
 
-def names_of(test: str) -> tuple[str, str, str]:
-    """What may stand for a test in expected.yaml: its case, the test, its file."""
-    return test, test.partition("[")[0], test.partition("::")[0]
+def named(test: str, listed: Collection[str]) -> str:
+    """The entry that stands for a test: its case, the test or its file; empty where there is none."""
+    names = test, test.partition("[")[0], test.partition("::")[0]
+    return next((name for name in names if name in listed), "")
 
 
 def place_of(test: str, expected: dict[str, Any]) -> int:
     """Where a test stands among those that come last; 0: it is none of them."""
     last: list[str] = expected["last"]
-    return next((last.index(name) + 1 for name in names_of(test) if name in last), 0)
+    entry = named(test, last)
+    return last.index(entry) + 1 if entry else 0
 
 
 def is_late(expected: dict[str, Any]) -> bool:
@@ -64,7 +67,5 @@ def account() -> dict[str, Any]:
 
 def together(test: str, expected: dict[str, Any]) -> str:
     """What one process runs in a piece: a file, a folder of one installation, or a test that comes last."""
-    last: list[str] = expected["last"]
-    named = next((name for name in names_of(test) if name in last), None)
-    folder = next((folder for folder in SHARED if test.startswith(f"{folder}/")), None)
-    return named or folder or test.partition("::")[0]
+    folder = next((folder for folder in SHARED if test.startswith(f"{folder}/")), "")
+    return named(test, expected["last"]) or folder or test.partition("::")[0]

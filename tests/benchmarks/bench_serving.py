@@ -163,14 +163,14 @@ def through_feast_cases(client: Client, server: Server, tokens: list[str], times
     return [
         rate_case(f"{name}: saturation", found, 1200, ">= 1200"),
         *latency_cases(f"{name}: saturation", found),
-        *latency_cases(f"{name}: 1,200 requests/s", at_goal, 10.0),
+        *rate_cases(1200, at_goal, f"{name}: "),
     ]
 
 
-def rate_cases(rate: int, found: Loaded) -> list[Case]:
+def rate_cases(rate: int, found: Loaded, of: str = "") -> list[Case]:
     """Quantiles and errors at a rate, with the goals where there are."""
     limit = {500: 5.0, 1200: 10.0}.get(rate)
-    return latency_cases(f"{rate:,} requests/s", found, limit)
+    return latency_cases(f"{of}{rate:,} requests/s", found, limit)
 
 
 def latency_cases(name: str, found: Loaded, limit: float | None = None) -> list[Case]:

@@ -99,7 +99,7 @@ def published_home(tmp_path_factory: pytest.TempPathFactory, history_home: Path,
     return folder
 
 
-@pytest.fixture(params=["sqlite", "redis"])
+@pytest.fixture
 def built_history(
     request: pytest.FixtureRequest,
     history_home: Path,
@@ -107,7 +107,7 @@ def built_history(
     redis_server: RedisServer,
     tmp_path: Path,
 ) -> Settings:
-    """An installation with the history; nothing of it is online yet."""
+    """An installation with the history; nothing of it is online yet. Its store is the test's parameter."""
     shutil.copytree(history_home, spark_home.home)
     return spark_home.model_copy(
         update={
