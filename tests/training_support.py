@@ -19,7 +19,13 @@ from tests.served_bundles import registry_in
 DAY = date(2026, 3, 1)
 LAST = DAY - timedelta(days=3)
 SPLIT_POLICY = Training(
-    window_days=40, validation_days=5, test_days=8, calibration_days=5, known_card_days=14, seeds=(7, 17, 27)
+    window_days=40,
+    validation_days=5,
+    test_days=8,
+    calibration_days=5,
+    known_card_days=14,
+    good_rows_per_fraud=30,
+    seeds=(7, 17, 27),
 )
 
 
@@ -62,7 +68,7 @@ def made_rows(per_day: int, days: int = 40, seed: int = 1) -> pd.DataFrame:
 def made_run(settings: Settings, run: str, rows: pd.DataFrame, drill: str = "none") -> RunFolder:
     """The folder of a run as build_frame leaves it."""
     split = split_days(LAST, SPLIT_POLICY, 3)
-    frame = rows.assign(role=[split.role(day) for day in rows["day"]])
+    frame = rows.assign(role=[split.role(day) for day in rows["day"]], weight=np.float32(1))
     frame = with_training_labels(frame, drill, 7)
     frame[list(MODEL_FEATURES)] = frame[list(MODEL_FEATURES)].astype(np.float32)
     counts, positives = check_roles(frame, split)
@@ -80,6 +86,7 @@ def made_run(settings: Settings, run: str, rows: pd.DataFrame, drill: str = "non
         ttl_hours=48,
         published_after_hours=4,
         known_card_days=14,
+        good_rows_per_fraud=30,
         seed=7,
         label_digest="0" * 32,
         table_versions={"transactions": 1},

@@ -108,6 +108,7 @@ class Training(StrictModel):
     test_days: int = Field(ge=1)
     calibration_days: int = Field(ge=1)
     known_card_days: int = Field(ge=1)
+    good_rows_per_fraud: int = Field(ge=1)
     seeds: tuple[int, ...] = Field(min_length=1)
 
 

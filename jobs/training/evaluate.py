@@ -126,7 +126,8 @@ def logistic_scores(fit: pd.DataFrame, rows: pd.DataFrame, features: tuple[str, 
         StandardScaler(),
         LogisticRegression(class_weight="balanced", max_iter=200),
     )
-    model.fit(matrix_of(fit, features), fit["is_fraud"].to_numpy())
+    weights = fit["weight"].to_numpy()
+    model.fit(matrix_of(fit, features), fit["is_fraud"].to_numpy(), logisticregression__sample_weight=weights)
     return np.asarray(model.predict_proba(matrix_of(rows, features))[:, 1])
 
 

@@ -3,12 +3,15 @@
 In: label snapshot of the run, table transactions, feature tables (through Feast, strictly before the event).
     Transactions with available_at <= as_of, the instant after the run's day: a row that came later is not in.
 Out: frame.parquet: transaction_id, event_time, customer_id, terminal_id, amount_minor, day, role,
-    is_fraud (the truth), training_label (what the models are fitted on; differs in a drill only) and the
-    model's features as float32; frame.json with the split, counts, the leak check, the version of every table
-    that was read, and the frame's digests. These versions are pinned as run.RUN before anything is read of
-    them, so that rebuild_frame can make the same frame whenever it is asked.
+    weight (rows that it stands for), is_fraud (the truth), training_label (what the models are fitted on;
+    differs in a drill only) and the model's features as float32; frame.json with the split, counts, the leak
+    check, the version of every table that was read, and the frame's digests. These versions are pinned as
+    run.RUN before anything is read of them, so that rebuild_frame can make the same frame whenever asked.
 Split by time, last matured day M: test = the last test_days; then an embargo of the label's maturity; then
     the fit rows, of which the last validation_days validate and, an embargo earlier, the rest tunes.
+Rows: all that judge; of those that only fit models every fraud, and good_rows_per_fraud good ones for each,
+    drawn by the run's seed and weighted (docs/decisions/0037-good-rows-are-drawn.md). None of the embargo:
+    nobody asks for them.
 Window: policy.training.window_days counts the days of the fit rows; embargo and test come on top.
 Errors: NotEnoughData where there are too few days, a part of the split has no fraud or no row, or a day has
     no velocity features; SluiceError where one transaction id is published on two days; GateClosed where one
@@ -59,7 +62,8 @@ LEAK_POSITIVES = 20  # fewer frauds among the rows with a value say nothing
 TUNING, GAP, VALIDATION, EMBARGO, TEST = "tuning", "gap", "validation", "embargo", "test"
 # rows of cards that were known to be compromised: fitted on, and nothing is judged by them
 KNOWN_CARDS = {VALIDATION: "validation of known cards", TEST: "test of known cards"}
-FIT_ROLES = (TUNING, GAP, VALIDATION, KNOWN_CARDS[VALIDATION])
+FITTED_ON = (TUNING, GAP)  # and judged by never
+FIT_ROLES = (*FITTED_ON, VALIDATION, KNOWN_CARDS[VALIDATION])
 
 
 class Params(TrainingParams):
@@ -101,7 +105,8 @@ class FrameFacts(StrictModel):
     ttl_hours: float  # a row of features serves an event for so long
     published_after_hours: float  # and is known only so long after its as_of
     known_card_days: int
-    seed: int  # of the permutation in a drill
+    good_rows_per_fraud: int
+    seed: int  # of the draw, and of the permutation in a drill
     label_digest: str
     table_versions: dict[str, int]
     digest: str
@@ -175,6 +180,22 @@ def roles(events: pd.DataFrame, split: Split, known_card_days: int) -> pd.Series
     role = events["day"].map({day: split.role(day) for day in events["day"].unique()})
     known = of_known_cards(events, events[events["is_fraud"] == 1], known_card_days)
     return role.where(~known, role.replace(KNOWN_CARDS))
+
+
+def drawn(is_fraud: pd.Series, role: pd.Series, good_rows_per_fraud: int, seed: int) -> pd.Series:
+    """The weight of each row; 0 where the frame goes without it: the embargo, good rows that were not drawn.
+
+    Drawn are good rows that only fit models. Each stands for those that were left out, so that a model sees
+    as many of them as there were. The rows, their order and the seed decide.
+    """
+    weight = (role != EMBARGO).astype(np.float32)
+    fitted = role.isin(FITTED_ON)
+    good = np.flatnonzero(fitted & (is_fraud != 1))
+    wanted = good_rows_per_fraud * int((fitted & (is_fraud == 1)).sum())
+    if 0 < wanted < len(good):
+        weight.iloc[good] = 0.0
+        weight.iloc[np.random.default_rng(seed).choice(good, wanted, replace=False)] = len(good) / wanted
+    return weight
 
 
 def with_training_labels(frame: pd.DataFrame, drill: str, seed: int) -> pd.DataFrame:
@@ -290,12 +311,16 @@ def make_frame(
     events = events.drop(columns="file_day")
     events = events.merge(labels, on="transaction_id", how="inner", validate="one_to_one")
     events = events.sort_values(["event_time", "transaction_id"], ignore_index=True)
-    role = roles(events, split, policy_of(settings).training.known_card_days)
+    training = policy_of(settings).training
+    role = roles(events, split, training.known_card_days)
+    weight = drawn(events["is_fraud"], role, training.good_rows_per_fraud, seed)
+    kept = weight > 0
+    events = events[kept].reset_index(drop=True)
     versions = {table.name: lake.version(table) for table in BUILT_TABLES}
     joined = historical_features(events.drop(columns="known_at"), settings, versions)
     check_join(events, joined)
     check_velocity(joined)
-    joined["role"] = role.to_numpy()
+    joined = joined.assign(role=role[kept].to_numpy(), weight=weight[kept].to_numpy())
     joined = with_training_labels(joined, params.drill, seed)
     joined[list(MODEL_FEATURES)] = joined[list(MODEL_FEATURES)].astype(np.float32)
     return joined
@@ -331,6 +356,7 @@ def run(params: Params, settings: Settings) -> Receipt:
         ttl_hours=policy.features.batch_ttl_hours,
         published_after_hours=contract_of(settings).published_after_hours,
         known_card_days=policy.training.known_card_days,
+        good_rows_per_fraud=policy.training.good_rows_per_fraud,
         seed=seed,
         label_digest=snapshot["digest"],
         table_versions=versions,
@@ -355,7 +381,7 @@ def run(params: Params, settings: Settings) -> Receipt:
 
 
 def fit_rows(frame: pd.DataFrame) -> pd.DataFrame:
-    """The rows that a final model is fitted on: everything before the embargo of the test."""
+    """The rows that a final model is fitted on, from all days before the embargo of the test."""
     return frame[frame["role"].isin(FIT_ROLES)]
 
 

@@ -123,7 +123,9 @@ def _data(evidence: Evidence, facts: FrameFacts, contract: Contract) -> list[str
         "",
         f"Contract `{_plain(contract.name)}`, owner {_plain(contract.owner)}. Labels mature in "
         f"{contract.labels.maturity_days} days; as many lie between the parts. {len(facts.features)} "
-        f"features of version `{facts.feature_version}`, each as it was known before its transaction.",
+        f"features of version `{facts.feature_version}`, each as it was known before its transaction. "
+        f"Fitted on are all frauds, and of the good rows before the validation {facts.good_rows_per_fraud} "
+        "for each fraud, weighted, where there are more.",
     ]
 
 

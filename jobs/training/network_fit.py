@@ -2,8 +2,8 @@
 
 In: float32 matrices with NaN for gaps, labels 0/1. Out: the network, the mean loss and the held-out PR-AUC of
 each epoch.
-Loss: cross-entropy with the class weight of the training rows. On a GPU the layers are compiled and run in
-bfloat16; the rows lie on the device as a whole.
+Loss: cross-entropy with the weight of each row and the class weight of the training rows. On a GPU the layers
+are compiled and run in bfloat16; the rows lie on the device as a whole.
 A checkpoint (NumPy's npz, no pickle) has the network, the optimizer, the random generator's state and the
 best epoch so far: a fit that is killed goes on from the last whole epoch, and ends as one that was not. One
 that was made for something else (another `key`) or that cannot be read is not used.
@@ -23,7 +23,8 @@ from typing import Any
 import numpy as np
 import torch
 from sklearn.metrics import average_precision_score
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits
 
 from jobs.files import replacing
 from jobs.training import sequence_network
@@ -64,6 +65,7 @@ def fit_network(
     *,
     seed: int,
     epochs: int,
+    weights: np.ndarray | None = None,
     held: tuple[np.ndarray, np.ndarray] | None = None,
     checkpoint: Path | None = None,
     key: Mapping[str, Any] | None = None,
@@ -71,6 +73,7 @@ def fit_network(
     """Fit for a number of epochs, or until the held-out PR-AUC stops rising.
 
     Args:
+        weights: of the rows in the loss, 1 where none are given.
         checkpoint: where to leave what is needed to go on after each epoch, with `key`, which must be equal
             for a later call to go on from it.
 
@@ -84,10 +87,14 @@ def fit_network(
         fit = _begin(matrix, features, seed, place)
     inputs = _inputs(fit.network, matrix, place)
     targets = torch.from_numpy(labels.astype(np.float32)).to(place)
-    loss_of = nn.BCEWithLogitsLoss(pos_weight=torch.tensor(class_weight(labels, WEIGHT_POWER), device=place))
+    counted = np.ones(len(labels), dtype=np.float32) if weights is None else weights
+    in_the_loss = (
+        counted / counted.mean() * np.where(labels == 1, class_weight(labels, WEIGHT_POWER, counted), 1.0)
+    )
+    per_row = torch.from_numpy(in_the_loss.astype(np.float32)).to(place)
     layers = torch.compile(fit.network.logits) if place.type == "cuda" else fit.network.logits
     while len(fit.losses) < epochs and not _no_longer_rising(fit.curve):
-        fit.losses.append(run_epoch(fit, layers, inputs, targets, loss_of))
+        fit.losses.append(run_epoch(fit, layers, inputs, targets, per_row))
         if held is not None:
             fit.curve.append(float(average_precision_score(held[1], raw_scores(fit.network, held[0]))))
             if (
@@ -134,7 +141,7 @@ def _no_longer_rising(curve: list[float]) -> bool:
 
 
 def run_epoch(
-    fit: Fit, layers: Callable[[Inputs], Tensor], inputs: Inputs, targets: Tensor, loss_of: nn.Module
+    fit: Fit, layers: Callable[[Inputs], Tensor], inputs: Inputs, targets: Tensor, weights: Tensor
 ) -> float:
     """One pass over the rows in a new order; the mean loss."""
     fit.network.train()
@@ -146,7 +153,7 @@ def run_epoch(
         fit.optimizer.zero_grad()
         with torch.autocast(targets.device.type, torch.bfloat16, enabled=targets.device.type == "cuda"):
             logits = layers(batch)
-        loss = loss_of(logits.float(), targets[rows])
+        loss = binary_cross_entropy_with_logits(logits.float(), targets[rows], weights[rows])
         loss.backward()
         fit.optimizer.step()
         total += loss.detach() * len(rows)

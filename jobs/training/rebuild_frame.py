@@ -5,8 +5,8 @@ In: frame.json of the run (its folder, or the evidence of the version that it re
 Out: work/rebuilt/RUN/frame.parquet, the same frame bit for bit, whatever was corrected, delivered late or
     built again since. The label snapshot is made again too.
 Errors: GateClosed where the label snapshot, the rows or a column differ, or where the features, their time
-    to live or the hours until they are due are declared otherwise today; SluiceError where nothing is known
-    of the run, or a table version is gone.
+    to live, the hours until they are due or the draw of good rows are declared otherwise today; SluiceError
+    where nothing is known of the run, or a table version is gone.
 """
 
 from __future__ import annotations
@@ -95,12 +95,16 @@ def same_definitions(was: FrameFacts, settings: Settings) -> Verdict:
     """Pass where the features are declared today as they were then."""
     policy = policy_of(settings)
     ttl, due = policy.features.batch_ttl_hours, contract_of(settings).published_after_hours
+    training = policy.training
     return Verdict.of(
         [
             _same("feature version", was.feature_version, FEATURE_VERSION),
             _same("policy features.batch_ttl_hours", was.ttl_hours, ttl),
             _same("contract due_hours", was.published_after_hours, due),
-            _same("policy training.known_card_days", was.known_card_days, policy.training.known_card_days),
+            _same("policy training.known_card_days", was.known_card_days, training.known_card_days),
+            _same(
+                "policy training.good_rows_per_fraud", was.good_rows_per_fraud, training.good_rows_per_fraud
+            ),
         ]
     )
 

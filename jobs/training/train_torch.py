@@ -14,13 +14,14 @@ import os
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 
 from jobs.conf.policy import policy_of
 from jobs.conf.settings import Settings
 from jobs.core import Receipt, Stopwatch
 from jobs.training import network_fit
-from jobs.training.frame import VALIDATION, FrameFacts, fit_rows, matrix_of, role_rows
+from jobs.training.frame import TUNING, VALIDATION, FrameFacts, fit_rows, matrix_of, role_rows
 from jobs.training.network_fit import Fit, fit_network
 from jobs.training.onnx_files import probe_rows, write_checked
 from jobs.training.run_folder import RunFolder, TrainingParams
@@ -64,26 +65,28 @@ def run(params: Params, settings: Settings) -> Receipt:
     frame = folder.read_frame("frame.parquet")
     rows = Rows(frame, facts.features)
 
-    def fitted(part: str, matrix: np.ndarray, labels: np.ndarray, epochs: int, held: Held = None) -> Fit:
+    def fitted(part: str, matrix: np.ndarray, fit: pd.DataFrame, epochs: int, held: Held = None) -> Fit:
         key = {"frame": facts.digest, "part": part, "seed": seed, "epochs": epochs} | hyperparameters()
         return fit_network(
             matrix,
-            labels,
+            fit["training_label"].to_numpy(),
             facts.features,
             seed=seed,
             epochs=epochs,
+            weights=fit["weight"].to_numpy(),
             held=held,
             checkpoint=folder.file(f"torch/{part}.npz"),
             key=key,
         )
 
-    chosen = fitted("validation", rows.matrix, rows.labels, MAX_EPOCHS, (rows.held_matrix, rows.held_labels))
+    tuning = role_rows(frame, TUNING)
+    chosen = fitted("validation", rows.matrix, tuning, MAX_EPOCHS, (rows.held_matrix, rows.held_labels))
     held = role_rows(frame, VALIDATION)
     folder.write_frame("torch/validation.parquet", scored(held, raw_scores(chosen.network, rows.held_matrix)))
     epochs = int(np.argmax(chosen.curve)) + 1
     final_rows = fit_rows(frame)
     matrix = matrix_of(final_rows, facts.features)
-    final = fitted("final", matrix, final_rows["training_label"].to_numpy(), epochs)
+    final = fitted("final", matrix, final_rows, epochs)
     probe = probe_rows(matrix, seed)
     difference = write_checked(
         to_onnx(final.network, len(facts.features)),

@@ -100,6 +100,7 @@ def run(params: Params, settings: Settings) -> Receipt:
         best.rounds,
         seed=seed,
         threads=threads,
+        weights=final_rows["weight"].to_numpy(),
     )
     probe = probe_rows(matrix, seed)
     difference = write_checked(

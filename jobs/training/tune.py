@@ -100,6 +100,7 @@ class Rows:
         tuning, validation = role_rows(frame, TUNING), role_rows(frame, VALIDATION)
         self.matrix = matrix_of(tuning, features)
         self.labels = tuning["training_label"].to_numpy()
+        self.weights = tuning["weight"].to_numpy()
         self.held_matrix = matrix_of(validation, features)
         self.held_labels = validation["is_fraud"].to_numpy()
         self._binned: tuple[int, xgboost.QuantileDMatrix, xgboost.DMatrix] | None = None
@@ -107,7 +108,7 @@ class Rows:
     def binned(self, threads: int) -> tuple[xgboost.QuantileDMatrix, xgboost.DMatrix]:
         """The tuning and the validation rows as XGBoost keeps them, made once for all trials."""
         if self._binned is None or self._binned[0] != threads:
-            data = training_matrix(self.matrix, self.labels, threads)
+            data = training_matrix(self.matrix, self.labels, threads, self.weights)
             self._binned = threads, data, xgboost.DMatrix(self.held_matrix, nthread=threads)
         return self._binned[1:]
 
@@ -355,7 +356,7 @@ def run(params: Params, settings: Settings) -> Receipt:
         )
     folder = RunFolder(settings, params.run)
     facts = folder.read_model("frame.json", FrameFacts)
-    wanted = ["role", "is_fraud", "training_label", *facts.features]
+    wanted = ["role", "weight", "is_fraud", "training_label", *facts.features]
     rows = Rows(folder.read_frame("frame.parquet", wanted), facts.features)
     client = tracking_client(settings)
     parent_run(client, settings, folder, str(params.day), facts.drill)

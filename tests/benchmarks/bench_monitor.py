@@ -34,6 +34,7 @@ from tests.quiet_days import START, quiet_history
 SEEDS = int(os.environ.get("SEEDS", "20"))
 PEER_SEEDS = 5  # a report of its own takes seconds
 WORLDS, REFERENCE_DAYS, STREAM_DAYS = 5, 28, 19
+ROWS_A_DAY = 10_000  # as many as the public data have
 ROWS = 1_000_000
 LONGEST = {"slow creep": STREAM_DAYS, "concept change": 5}  # days that are looked at; 3 for the others
 IN_TIME = 2
@@ -44,7 +45,10 @@ SINCE = first_full_days(START, CONTRACT.labels.delay_days)
 def stream_of(seed: int) -> Stream:
     """One world: 28 days of reference, and the days after them."""
     with tempfile.TemporaryDirectory() as folder:
-        rows = quiet_history(Path(folder), SimulatorConfig(seed=seed), REFERENCE_DAYS + STREAM_DAYS)
+        world = SimulatorConfig(
+            seed=seed, rows_per_day=ROWS_A_DAY, customers=ROWS_A_DAY // 2, terminals=ROWS_A_DAY // 4
+        )
+        rows = quiet_history(Path(folder), world, REFERENCE_DAYS + STREAM_DAYS)
     days = by_day(rows)
     past = dict(list(days.items())[:REFERENCE_DAYS])
     return Stream(

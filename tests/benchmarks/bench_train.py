@@ -2,6 +2,7 @@
 
 The training runs on the handbook's 1.5M transactions, as processes in the order of the DAG: the two tuning
 workers beside each other, and XGBoost beside the sequence model. Features are built before the clock starts.
+The peer is the same training fitted on every good row (docs/decisions/0037-good-rows-are-drawn.md).
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from datetime import date
+from datetime import date, timedelta
 from pathlib import Path
+from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.dataset as ds
@@ -25,6 +27,8 @@ from jobs.features import build
 from jobs.lake.store import lake_of
 from jobs.lake.tables import LABELS, LANDED_FILES, MERGED_LABELS, TRANSACTIONS, Table
 from jobs.promotion.state import registry_client
+from jobs.training.evidence import Evidence
+from jobs.training.run_folder import RunFolder
 from tests.benchmarks.__main__ import Case
 from tests.benchmarks.features_data import HANDBOOK, handbook_days, lay_out, write_tables
 from tests.benchmarks.features_process import CORES, best_of, run_way, same_cores, spark_server
@@ -32,7 +36,8 @@ from tests.benchmarks.features_process import CORES, best_of, run_way, same_core
 ROOT = Path(__file__).parents[2]
 SPEED = "train_speed"
 ROWS, ROUNDS, EPOCHS = 200_000, 60, 2
-RUN = "benchmark"
+EVERY_ROW = "training: {good_rows_per_fraud: 1000000}\n"
+DAYS_BACK = (42, 0)  # from the last day: frames of 90 days need most of the data
 # what a task starts when the one before has ended; those of one step run beside each other
 STEPS = (
     ("snapshot_labels",),
@@ -141,29 +146,68 @@ def ledger(table: Table, days: list[date]) -> pa.Table:
 
 
 def whole_training(folder: Path) -> list[Case]:
-    """Seconds from the trigger to the version, and of each step."""
+    """Of two days: what a training costs and what comes out, beside one that is fitted on every good row."""
+    every_row = folder / "every_row.yaml"
+    every_row.write_text(EVERY_ROW)
     with spark_server(folder / "spark") as server:
         settings, last = installation(folder, server.remote)
-        seconds = {" beside ".join(step): _step(step, settings, last) for step in STEPS}
-    total = sum(seconds.values())
-    trials = policy_of(settings).tuning.trials
-    cases = [Case(f"1.5M rows, {trials} trials: from the trigger to a registered version", total, None,
-                  "s", "reported", True)]  # fmt: skip
-    return cases + [Case(f"  {step}", spent, total, "s", "reported", True) for step, spent in seconds.items()]
+        cases = []
+        for day in (last - timedelta(days=back) for back in DAYS_BACK):
+            overlays = ("", str(every_row))
+            pair = [
+                trained(settings.model_copy(update={"policy_overlay": overlay}), day, f"way-{place}-{day}")
+                for place, overlay in enumerate(overlays)
+            ]
+            cases += beside_every_row(day, pair[0], pair[1], policy_of(settings).tuning.trials)
+    return cases
 
 
-def _step(step: tuple[str, ...], settings: Settings, day: date) -> float:
+class Trained(NamedTuple):
+    """A training that has ended."""
+
+    seconds: dict[str, float]  # of each step
+    evidence: Evidence
+
+
+def trained(settings: Settings, day: date, run: str) -> Trained:
+    """All steps of one training, each started when the one before has ended."""
+    seconds = {" beside ".join(step): _step(step, settings, day, run) for step in STEPS}
+    return Trained(seconds, RunFolder(settings, run).read_model("evaluation.json", Evidence))
+
+
+def beside_every_row(day: date, ours: Trained, peer: Trained, trials: int) -> list[Case]:
+    """Time and quality of both."""
+    what = f"{day}, {trials} trials, beside every good row"
+    whole, peers = (sum(each.seconds.values()) for each in (ours, peer))
+    cases = [Case(f"{what}: from the trigger to a registered version", whole, peers, "s", "reported", True)]
+    for step, spent in ours.seconds.items():
+        cases.append(Case(f"  {step}", spent, peer.seconds[step], "s", "reported", True))
+    mine, theirs = ours.evidence.challenger, peer.evidence.challenger
+    assert mine.pr_auc is not None
+    assert mine.ece is not None
+    assert theirs.pr_auc_low is not None
+    within = mine.pr_auc >= theirs.pr_auc_low
+    goal = f">= {theirs.pr_auc_low:.4f}, the lower end of the peer's interval"
+    return [
+        *cases,
+        Case(f"{what}: PR-AUC of the test rows", mine.pr_auc, theirs.pr_auc, "", goal, within),
+        Case(f"{what}: expected calibration error", mine.ece, theirs.ece, "", "reported", True),
+    ]
+
+
+def _step(step: tuple[str, ...], settings: Settings, day: date, run: str) -> float:
     environment = {
         **os.environ,
         "SLUICE_HOME": str(settings.home),
         "SLUICE_CONTRACT": settings.contract,
         "SLUICE_SPARK_REMOTE": settings.spark_remote,
         "SLUICE_MLFLOW_URI": settings.mlflow_uri,
+        "SLUICE_POLICY_OVERLAY": settings.policy_overlay,
     }
     start = time.perf_counter()
     tasks = [
         subprocess.Popen(
-            [sys.executable, "-W", "ignore", "-m", "jobs", *job.split(), "--day", str(day), "--run", RUN],
+            [sys.executable, "-W", "ignore", "-m", "jobs", *job.split(), "--day", str(day), "--run", run],
             cwd=ROOT, env=environment, stdout=subprocess.DEVNULL,
         )
         for job in step

@@ -27,7 +27,7 @@ ABRUPT = ("mean", "variance", "missing", "new category", "feed delay", "concept 
 KINDS = (*ABRUPT, "slow creep")
 CREEP_A_DAY = 0.05
 DELAY_DAYS = 2  # until most chargebacks of a day are there
-SUBGROUPS = ("quiet_customer", "night", "quiet_terminal", "evening", "morning")
+SUBGROUPS = ("quiet_customer", "night", "new_pair", "evening", "morning")  # of 100 rows a day and more
 WITHIN = (
     "amount",
     "amount_to_mean_30d",

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from datetime import date, timedelta
+from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
 import pytest
+import yaml
 
 from jobs.batch import score_day
+from jobs.conf.policy import FOLDER
 from jobs.conf.settings import Settings
 from jobs.core import GateClosed, SluiceError
 from jobs.features.declarations import MODEL_FEATURES
@@ -18,7 +21,7 @@ from jobs.features.store import feature_store
 from jobs.features.tables import FEATURE_TABLES
 from jobs.lake.store import lake_of
 from jobs.lake.tables import TRANSACTIONS
-from jobs.training import frame, labels
+from jobs.training import frame, labels, rebuild_frame
 from tests.frame_data import DAYS, FIRST, LAST, PEOPLE, PER_DAY
 
 pytest_plugins = ("tests.filled_lake",)
@@ -28,11 +31,11 @@ def test_the_frame_holds_each_matured_transaction_once_with_features_and_role(fi
     labels.run(labels.Params(day=LAST, run="r"), filled)
     receipt = frame.run(frame.Params(day=LAST, run="r"), filled)
     found = pd.read_parquet(filled.work / "training" / "r" / "frame.parquet")
-    assert receipt.rows == len(found) == (DAYS - 3) * PER_DAY
+    assert receipt.rows == len(found) == (DAYS - 3 - 3) * PER_DAY, "matured, and not in the embargo"
     assert found["transaction_id"].is_unique
     assert found["day"].max() == LAST - timedelta(days=3)
     assert set(found["role"]) == {
-        "tuning", "gap", "validation", "validation of known cards", "embargo", "test", "test of known cards",
+        "tuning", "gap", "validation", "validation of known cards", "test", "test of known cards",
     }  # fmt: skip
     assert {str(found[name].dtype) for name in MODEL_FEATURES} == {"float32"}
     facts = frame.FrameFacts.model_validate_json((filled.work / "training" / "r" / "frame.json").read_text())
@@ -49,6 +52,31 @@ def test_the_frame_holds_each_matured_transaction_once_with_features_and_role(fi
     without = found[found["customer_id"] == PEOPLE]
     assert (without["customer_missing"] == 1).all()
     assert without["customer_count_30d"].isna().all()
+
+
+def test_good_rows_that_only_fit_are_drawn_by_the_policys_number_and_the_frame_can_be_built_again(
+    filled: Settings, tmp_path: Path
+) -> None:
+    overlay = tmp_path / "two.yaml"
+    shipped = yaml.safe_load((FOLDER / "overlays" / "demo.yaml").read_text())
+    shipped["training"]["good_rows_per_fraud"] = 2
+    overlay.write_text(yaml.safe_dump(shipped))
+    counts = []
+    for settings in (filled, filled.model_copy(update={"policy_overlay": str(overlay)})):
+        labels.run(labels.Params(day=LAST, run="r"), settings)
+        frame.run(frame.Params(day=LAST, run="r"), settings)
+        found = pd.read_parquet(filled.work / "training" / "r" / "frame.parquet")
+        fitted = found["role"].isin(frame.FITTED_ON)
+        counts.append(found.groupby([fitted, "is_fraud"])["weight"].agg(["size", "sum"]))
+    everything, sample = counts
+    assert sample.loc[False].equals(everything.loc[False]), "what judges is all there"
+    assert sample.loc[(True, 1)].equals(everything.loc[(True, 1)]), "and so is every fraud"
+    assert sample["size"][True, 0] == 2 * sample["size"][True, 1] < everything["size"][True, 0]
+    assert sample["sum"][True, 0] == pytest.approx(everything["sum"][True, 0])
+    rebuilt = rebuild_frame.run(rebuild_frame.Params(day=LAST, run="r"), settings)
+    assert rebuilt.rows == len(found)
+    with pytest.raises(GateClosed, match="good_rows_per_fraud: was 2, is 30"):
+        rebuild_frame.run(rebuild_frame.Params(day=LAST, run="r"), filled)
 
 
 def test_the_join_gives_what_feasts_own_duckdb_store_gives(filled: Settings) -> None:

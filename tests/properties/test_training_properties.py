@@ -14,7 +14,16 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from jobs.conf.policy import Training
 from jobs.evaluation import metrics
 from jobs.training.calibrate import fit_map
-from jobs.training.frame import LEAK_POSITIVES, single_feature_auc, split_days
+from jobs.training.frame import (
+    EMBARGO,
+    FIT_ROLES,
+    FITTED_ON,
+    LEAK_POSITIVES,
+    TEST,
+    drawn,
+    single_feature_auc,
+    split_days,
+)
 
 ROWS = st.lists(st.tuples(st.integers(0, 20), st.booleans()), min_size=4, max_size=200)
 
@@ -66,12 +75,33 @@ def test_no_label_of_a_fit_row_matures_inside_the_test(
         test_days=test_days,
         calibration_days=5,
         known_card_days=14,
+        good_rows_per_fraud=30,
         seeds=(1,),
     )
     split = split_days(last, training, embargo)
     assert split.tuning_last < split.validation_first <= split.fit_last < split.test_first <= split.test_last
     assert split.fit_last + timedelta(days=embargo) < split.test_first
     assert split.tuning_last + timedelta(days=embargo) < split.validation_first
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from((*FIT_ROLES, EMBARGO, TEST)), st.booleans()), min_size=1, max_size=80),
+    st.integers(1, 5),
+    st.integers(0, 3),
+)
+def test_drawn_good_rows_stand_for_all_of_them_and_whatever_judges_stays(
+    rows: list[tuple[str, bool]], good_rows_per_fraud: int, seed: int
+) -> None:
+    frame = pd.DataFrame(rows, columns=["role", "is_fraud"]).astype({"is_fraud": "int8"})
+    weight = drawn(frame["is_fraud"], frame["role"], good_rows_per_fraud, seed)
+    fitted = frame["role"].isin(FITTED_ON)
+    good, frauds = fitted & (frame["is_fraud"] == 0), int((fitted & (frame["is_fraud"] == 1)).sum())
+    assert (weight[~good] == (frame["role"] != EMBARGO)[~good]).all()
+    assert weight[good].sum() == pytest.approx(good.sum(), rel=1e-6)
+    assert (weight[good] > 0).sum() == (
+        min(good.sum(), good_rows_per_fraud * frauds) if frauds else good.sum()
+    )
+    assert weight.equals(drawn(frame["is_fraud"], frame["role"], good_rows_per_fraud, seed))
 
 
 @given(st.lists(st.tuples(st.integers(0, 9) | st.none(), st.booleans()), min_size=30, max_size=120))
