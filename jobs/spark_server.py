@@ -97,6 +97,8 @@ def server_command(settings: Settings, port: int) -> list[str]:
         **({"spark.sql.shuffle.partitions": "4"} if settings.spark_master.startswith("local") else {}),
         # a day's build has about as many classes as the default of 100: each day would compile them anew
         "spark.sql.codegen.cache.maxEntries": "1000",
+        # it keeps the rows that a job sent, for the hour that a session outlives its job: heaps fill up
+        "spark.connect.session.planCache.enabled": "false",
         # a day's log is small: reading it with the default 50 tasks costs more than the query
         "spark.databricks.delta.snapshotPartitions": "1",
         # partitions prune well enough; statistics of each column cost a good part of a small write

@@ -88,7 +88,7 @@ class Loop:
         self._plan_day(day, before, start)
         events = _events(self.data_home, self.settings, day)
         today = traffic.Day(events, self.policy)
-        log: list[Prediction] = []
+        log: list[pa.RecordBatch] = []
         happened: list[Happening] = []
         served = 0
         while True:
@@ -96,7 +96,8 @@ class Loop:
             upto = today.rows_until((item.at if item else end).timestamp())
             routing = self.promotions.routing()
             with self._timed("traffic"):
-                log += self._answers(today, served, upto, routing)
+                answers = self._answers(today, served, upto, routing)
+                log += [encode(answers)] if answers else []
             served = upto
             if item is None or item.kind == "look":
                 with self._timed("log"):
@@ -224,10 +225,9 @@ class Loop:
                 self.models[version] = None
         return self.models[version]
 
-    def _write(self, day: date, log: list[Prediction]) -> None:
+    def _write(self, day: date, log: list[pa.RecordBatch]) -> None:
         """The day's log so far, in place of what it was: a day that is played again has no row twice."""
-        empty = PREDICTIONS.schema.empty_table()
-        rows = pa.Table.from_batches([encode(log)]) if log else empty
+        rows = pa.Table.from_batches(log, PREDICTIONS.schema)
         lake_of(self.settings).replace(PREDICTIONS, rows, day)
 
     def _left(self) -> list[Due]:

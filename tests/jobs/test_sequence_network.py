@@ -119,6 +119,16 @@ def test_the_network_learns_what_only_the_sequence_tells() -> None:
     assert average_precision_score(truth, raw_scores(network, blind)) < 0.3
 
 
+@pytest.mark.parametrize(("weight", "promised"), [(1.0, 1 / 2), (4.0, 2 / (2 + 4))])
+def test_the_weight_of_good_rows_moves_what_is_promised(weight: float, promised: float) -> None:
+    """Half are frauds and nothing tells which; a fraud weighs the root of good to fraud."""
+    rows = np.repeat(matrix(row(5.0)), 2000, axis=0)
+    labels = np.tile([0, 1], 1000)
+    weights = np.where(labels == 1, 1.0, weight).astype(np.float32)
+    network = fit_network(rows, labels, SMALL, seed=7, epochs=20, weights=weights).network
+    assert raw_scores(network, rows[:1])[0] == pytest.approx(promised, abs=0.03)
+
+
 def test_the_graph_answers_as_the_network_and_the_seed_fixes_it() -> None:
     rows, labels = histories(1500, seed=5)
     held = histories(800, seed=6)

@@ -23,6 +23,10 @@ def test_the_command_binds_to_loopback_and_runs_in_utc(home: Settings) -> None:
     assert server_environment(home)["SPARK_LOCAL_IP"] == "127.0.0.1"
 
 
+def test_no_session_keeps_the_rows_that_were_sent_to_it(home: Settings) -> None:
+    assert "spark.connect.session.planCache.enabled=false" in server_command(home, 15999)
+
+
 @pytest.mark.parametrize(
     ("master", "few"), [("local[2]", True), ("spark://10.0.0.5:7077", False)], ids=["one machine", "cluster"]
 )

@@ -43,6 +43,21 @@ def test_class_weight_follows_the_training_rows() -> None:
     assert class_weight(labels, 0.5) == pytest.approx(99**0.5)
 
 
+def test_a_good_row_of_weight_three_counts_as_three_rows() -> None:
+    random = np.random.default_rng(5)
+    matrix = random.integers(0, 12, (600, 4)).astype(np.float32)
+    labels = (random.random(600) < np.where(matrix[:, 0] > 9, 0.6, 0.05)).astype(int)
+    weights = np.where(labels == 1, 1, 3)
+    many = np.repeat(np.arange(600), weights)
+    chosen = {"max_depth": 3, "eta": 0.3, "min_child_weight": 4.0, "weight_power": 0.5}
+    weighted = fit_booster(matrix, labels, chosen, 20, seed=7, threads=1, weights=weights)
+    repeated = fit_booster(matrix[many], labels[many], chosen, 20, seed=7, threads=1)
+    assert np.allclose(probabilities(weighted, matrix), probabilities(repeated, matrix), atol=1e-5)
+    assert class_weight(labels, 0.5, weights) == pytest.approx(class_weight(labels[many], 0.5))
+    plain = fit_booster(matrix, labels, chosen, 20, seed=7, threads=1)
+    assert np.abs(probabilities(plain, matrix) - probabilities(repeated, matrix)).max() > 0.05
+
+
 def test_the_median_seed_is_used_and_not_the_luckiest() -> None:
     assert train_xgboost.median_seed({7: 0.5, 17: 0.7, 27: 0.6}) == 27
     assert train_xgboost.median_seed({7: 0.5, 17: 0.7}) == 7
