@@ -30,8 +30,8 @@ from jobs.promotion.step_log import SHADOW, Counts, StepLog, after, known_frauds
 HOLDOUT = "holdout"
 ROWS_AT_ONCE = 100_000  # of a step's log in memory, besides what is served so near to them:
 TOGETHER = timedelta(minutes=1)  # in which the rows of one request come: a shadow waits for its turn
-WALK = timedelta(minutes=10)  # of what was served before the step, read first; where few paid
-WIDER = 8  # times as much next: each part opens the log's files again
+WALK = timedelta(minutes=10)  # of what was served before the step, read first
+WIDER = 8  # times as long is the part before it, where few paid: each part opens the log's files again
 Said = Callable[[pd.DataFrame, Collection[int]], StepEvidence]  # `evidence_of` of one step at one instant
 
 

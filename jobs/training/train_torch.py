@@ -14,14 +14,13 @@ import os
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 
 from jobs.conf.policy import policy_of
 from jobs.conf.settings import Settings
 from jobs.core import Receipt, Stopwatch
 from jobs.training import network_fit
-from jobs.training.frame import TUNING, VALIDATION, FrameFacts, fit_rows, matrix_of, role_rows
+from jobs.training.frame import VALIDATION, FrameFacts, fit_rows, matrix_of, role_rows
 from jobs.training.network_fit import Fit, fit_network
 from jobs.training.onnx_files import probe_rows, write_checked
 from jobs.training.run_folder import RunFolder, TrainingParams
@@ -65,28 +64,30 @@ def run(params: Params, settings: Settings) -> Receipt:
     frame = folder.read_frame("frame.parquet")
     rows = Rows(frame, facts.features)
 
-    def fitted(part: str, matrix: np.ndarray, fit: pd.DataFrame, epochs: int, held: Held = None) -> Fit:
+    def fitted(part: str, fit: tuple[np.ndarray, ...], epochs: int, held: Held = None) -> Fit:
+        matrix, labels, weights = fit
         key = {"frame": facts.digest, "part": part, "seed": seed, "epochs": epochs} | hyperparameters()
         return fit_network(
             matrix,
-            fit["training_label"].to_numpy(),
+            labels,
             facts.features,
             seed=seed,
             epochs=epochs,
-            weights=fit["weight"].to_numpy(),
+            weights=weights,
             held=held,
             checkpoint=folder.file(f"torch/{part}.npz"),
             key=key,
         )
 
-    tuning = role_rows(frame, TUNING)
-    chosen = fitted("validation", rows.matrix, tuning, MAX_EPOCHS, (rows.held_matrix, rows.held_labels))
+    tuning = (rows.matrix, rows.labels, rows.weights)
+    chosen = fitted("validation", tuning, MAX_EPOCHS, (rows.held_matrix, rows.held_labels))
     held = role_rows(frame, VALIDATION)
     folder.write_frame("torch/validation.parquet", scored(held, raw_scores(chosen.network, rows.held_matrix)))
     epochs = int(np.argmax(chosen.curve)) + 1
     final_rows = fit_rows(frame)
     matrix = matrix_of(final_rows, facts.features)
-    final = fitted("final", matrix, final_rows, epochs)
+    labels, weights = (final_rows[name].to_numpy() for name in ("training_label", "weight"))
+    final = fitted("final", (matrix, labels, weights), epochs)
     probe = probe_rows(matrix, seed)
     difference = write_checked(
         to_onnx(final.network, len(facts.features)),
