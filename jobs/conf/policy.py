@@ -105,7 +105,7 @@ class Retrain(StrictModel):
 class Training(StrictModel):
     window_days: int = Field(ge=1)
     validation_days: int = Field(ge=1)
-    test_days: int = Field(ge=1)
+    test_days: int = Field(ge=2)  # of one day nobody knows how what is saved varies
     calibration_days: int = Field(ge=1)
     known_card_days: int = Field(ge=1)
     good_rows_per_fraud: int = Field(ge=1)

@@ -9,7 +9,7 @@ Errors: none for missing data: no rows.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from datetime import date, timedelta
 
 import numpy as np
@@ -69,47 +69,61 @@ def live_rows(lake: Lake, version: str, day: date) -> pd.DataFrame:
     return latest_answers(found).assign(day=pd.Timestamp(day))
 
 
-def judged_rows(settings: Settings, version: str, day: date) -> pd.DataFrame:
-    """The version's answers of the matured days as of a day, with their labels."""
-    lake, policy, contract = lake_of(settings), policy_of(settings), contract_of(settings)
-    maturity, known_card_days = contract.labels.maturity_days, policy.training.known_card_days
-    first, last = matured_days(day, maturity, policy.performance.window_days)
-    labels_from = first - timedelta(days=known_card_days + 1)
-    labels = lake.read(LABELS, first=labels_from, last=day).to_pandas()
-    end = pd.Timestamp(midnight(day + timedelta(days=1)))
-    frauds = known_frauds(lake, labels, labels_from - timedelta(days=maturity), end)
-    truth = latest_word(labels, end)
-    frames = []
-    for each in days_between(first, last):
-        rows = labelled(live_rows(lake, version, each), truth)
-        rows = rows[~of_known_cards(rows, frauds, known_card_days)]
-        frames.append(rows.drop(columns=["transaction_id", "customer_id"]))
-    return pd.concat([each for each in frames if len(each)] or frames[:1], ignore_index=True)
+class Matured:
+    """The matured days as of a day: who answered on them, and what became of the payments.
+
+    Labels and who answered are read once, whichever versions are asked for, and features only of the days on
+    which such a version answered.
+    """
+
+    def __init__(self, settings: Settings, day: date) -> None:
+        self._lake, contract = lake_of(settings), contract_of(settings)
+        maturity, self._known_card_days = (
+            contract.labels.maturity_days,
+            policy_of(settings).training.known_card_days,
+        )
+        self.first, self.last = matured_days(day, maturity, policy_of(settings).performance.window_days)
+        labels_from = self.first - timedelta(days=self._known_card_days + 1)
+        labels = self._lake.read(LABELS, first=labels_from, last=day).to_pandas()
+        end = pd.Timestamp(midnight(day + timedelta(days=1)))
+        self._frauds = known_frauds(self._lake, labels, labels_from - timedelta(days=maturity), end)
+        self._truth = latest_word(labels, end)
+        self._day, self._answers = day, answers_by_day(self._lake, self.first, self.last)
+
+    def rows(self, version: str) -> pd.DataFrame:
+        """The version's answers of these days, with their labels."""
+        days = [day for day in days_between(self.first, self.last) if version in self._answers.get(day, {})]
+        frames = []
+        for day in days or [self.last]:
+            rows = labelled(live_rows(self._lake, version, day), self._truth)
+            rows = rows[~of_known_cards(rows, self._frauds, self._known_card_days)]
+            frames.append(rows.drop(columns=["transaction_id", "customer_id"]))
+        return pd.concat([each for each in frames if len(each)] or frames[:1], ignore_index=True)
+
+    def answers_later(self, version: str) -> bool:
+        """Whether a version has answered as champion on a day that has not matured."""
+        later = reversed(days_between(self.last + timedelta(days=1), self._day))
+        return any(version in answers_by_day(self._lake, day, day).get(day, {}) for day in later)
+
+    def served_before(self, version: str) -> str:
+        """The other version with most answers on the newest matured day that has any; "" for none."""
+        for _, answers in sorted(self._answers.items(), reverse=True):
+            others = [(-rows, other) for other, rows in answers.items() if other != version]
+            if others:
+                return min(others)[1]
+        return ""
 
 
-def answered_since(lake: Lake, version: str, after: date, day: date) -> bool:
-    """Whether a version has answered as champion on a later day than `after`."""
-    later = days_between(after + timedelta(days=1), day)
-    return any(version in _answering(lake, each) for each in reversed(list(later)))
-
-
-def served_before(lake: Lake, version: str, first: date, last: date) -> str:
-    """The other version that gave most answers of the newest day with any; "" where there is none."""
-    for day in reversed(list(days_between(first, last))):
-        others = [each for each in _answering(lake, day).most_common() if each[0] != version]
-        if others:
-            return others[0][0]
-    return ""
-
-
-def _answering(lake: Lake, day: date) -> Counter[str]:
-    """Answers of a day for each version that was champion."""
-    found: Counter[str] = Counter()
-    for batch in lake.scan(PREDICTIONS, first=day, last=day, columns=["model_version", "variant"]):
-        versions = batch.filter(_of_champions(batch))["model_version"]
-        for each in pc.value_counts(versions).to_pylist():
-            if each["values"]:
-                found[each["values"]] += each["counts"]
+def answers_by_day(lake: Lake, first: date, last: date) -> dict[date, Counter[str]]:
+    """Answers of each day that has any, for each version that was champion then."""
+    found: defaultdict[date, Counter[str]] = defaultdict(Counter)
+    columns = ["day", "model_version", "variant"]
+    for batch in lake.scan(PREDICTIONS, first=first, last=last, columns=columns):
+        answers = pa.Table.from_batches([batch.filter(_of_champions(batch))]).drop_null()
+        counted = answers.group_by(["day", "model_version"]).aggregate([([], "count_all")])
+        for each in counted.to_pylist():
+            if each["model_version"]:
+                found[each["day"]][each["model_version"]] += each["count_all"]
     return found
 
 

@@ -43,7 +43,7 @@ from jobs.monitoring.figures import (
     worst,
     write_figures,
 )
-from jobs.monitoring.matured import answered_since, judged_rows, served_before
+from jobs.monitoring.matured import Matured
 from jobs.monitoring.reference import load_reference
 from jobs.monitoring.resampled import (
     Measure,
@@ -168,39 +168,38 @@ def champion_figures(
 ) -> tuple[list[Figure], pd.DataFrame]:
     """Figures of the champion, or of the version before it where its own answers have not matured yet."""
     lake, policy, contract = lake_of(settings), policy_of(settings), contract_of(settings)
-    first, last = matured_days(day, contract.labels.maturity_days, policy.performance.window_days)
     nothing = pd.DataFrame({"is_fraud": []})
     reference = load_reference(settings, champion.run_id)
     if reference is None or reference.empty:
         return [_unknown(f"version {champion.version} keeps no reference")], nothing
-    rows = judged_rows(settings, champion.version, day)
-    begin = min(rows["day"]).date() if len(rows) else last
+    matured = Matured(settings, day)
+    rows = matured.rows(champion.version)
+    begin = min(rows["day"]).date() if len(rows) else matured.last
     missing = missing_label_days(lake, begin, day, contract.labels) if len(rows) else []
     if missing:
         return [_unknown(f"the chargebacks of {named_days(missing)} are not merged; "
                          "run fraud_labels for them")], rows  # fmt: skip
     frauds = int(rows["is_fraud"].sum())
-    began = begin > first if len(rows) else answered_since(lake, champion.version, last, day)
+    began = begin > matured.first if len(rows) else matured.answers_later(champion.version)
     if frauds >= policy.gate.minimum_positives or not began:
         return measure_window(rows, reference, contract.slices, policy), rows
     detail = (f"version {champion.version} serves too short: {len(rows)} matured answers with {frauds} "
               f"frauds, needed {policy.gate.minimum_positives}")  # fmt: skip
     young = Figure(metric="pr_auc", subject="all", status=INVESTIGATE, detail=detail)
-    return [young, *replaced_figures(settings, champion.version, day)], rows
+    return [young, *replaced_figures(settings, champion.version, matured, day)], rows
 
 
-def replaced_figures(settings: Settings, champion: str, day: date) -> list[Figure]:
+def replaced_figures(settings: Settings, champion: str, matured: Matured, day: date) -> list[Figure]:
     """What the version that served before shows; none where there is no such version, or nothing to show."""
     lake, policy, contract = lake_of(settings), policy_of(settings), contract_of(settings)
-    window = matured_days(day, contract.labels.maturity_days, policy.performance.window_days)
-    version = served_before(lake, champion, *window)
+    version = matured.served_before(champion)
     if not version:
         return []
     known = registry.read_version(registry.registry_client(settings), settings.model_name, version)
     reference = load_reference(settings, known.run_id) if known else None
     if reference is None or reference.empty:
         return []
-    rows = judged_rows(settings, version, day)
+    rows = matured.rows(version)
     if not len(rows) or missing_label_days(lake, min(rows["day"]).date(), day, contract.labels):
         return []
     milder = {RETRAIN: ALERT, PAGE: ALERT, UNKNOWN: INVESTIGATE}

@@ -6,8 +6,9 @@ a person's but for the retraining; alerts of the day in home/alerts.jsonl; the d
 champion's curves in MLflow.
 A performance drop retrains at once: its window spans days. Feature drift retrains on its second day in a
 row, so that one odd day does not. After a fall that pages somebody the search begins at nothing, else at the
-last winner. A retraining needs its cooldown and enough matured rows that no training has seen; without them
-the decision is an alert that says so.
+last winner. A retraining needs its cooldown, enough matured rows that no training has seen, and no promotion
+under way, beside which its version could not be offered; without them the decision is an alert that says so,
+and the next day asks again.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ from jobs.monitoring.figures import (
     read_champion,
     read_figures,
 )
+from jobs.promotion import state as registry
 from jobs.training.due import hours_since, last_training, new_matured_rows, what_forbids
 
 READS: tuple[str, ...] = ("monitoring", "transactions", "registry")
@@ -85,16 +87,22 @@ def decide(
     hours_since_training: float | None,
     new_rows: int,
     policy: Retrain,
+    challenger: str = "",
 ) -> Decision:
-    """The decision of a day; no figures at all are an alert, they never pass."""
+    """The decision of a day; no figures at all are an alert, they never pass.
+
+    `challenger` is the version whose promotion is under way, "" for none.
+    """
     if not today:
         return Decision(decision=ALERT, reason="nothing was measured on this day")
     causes = causes_to_retrain(today, yesterday)
     if causes:
         named = "; ".join(_named(each) for each in causes[:4])
         waiting = what_forbids(hours_since_training, new_rows, policy)
+        if challenger:
+            waiting = f"version {challenger} is the challenger; asked again once its promotion has ended"
         if waiting:
-            return Decision(decision=ALERT, reason=f"{named}; no retraining: {waiting}")
+            return Decision(decision=ALERT, reason=f"no retraining: {waiting}; {named}")
         severe = any(each.status == PAGE for each in causes)
         return Decision(decision=RETRAIN, reason=named, start="full" if severe else "warm")
     telling = [each for each in today if each.status in LOUD]
@@ -111,6 +119,14 @@ def last_retrain_decision(lake: Lake, day: date) -> date | None:
     """The latest earlier day whose decision was a retraining."""
     rows = lake.read(REACTIONS, last=day - timedelta(days=1), columns=["day", "decision"]).to_pylist()
     return max((row["day"] for row in rows if row["decision"] == RETRAIN), default=None)
+
+
+def version_under_way(settings: Settings) -> str:
+    """The challenger, from its offer to the end of its promotion; "" where there is none."""
+    aliases = registry.read_aliases(registry.registry_client(settings), settings.model_name)
+    challenger = aliases.get(registry.CHALLENGER, "")
+    # a promotion that was killed at its very end leaves both aliases on the new champion
+    return challenger if challenger != aliases.get(registry.CHAMPION) else ""
 
 
 def run(params: Params, settings: Settings) -> Receipt:
@@ -135,7 +151,8 @@ def run(params: Params, settings: Settings) -> Receipt:
     maturity = contract_of(settings).labels.maturity_days
     rows = new_matured_rows(lake, trained, day, maturity)
     yesterday = read_figures(lake, day - timedelta(days=1), DRIFT)
-    decision = decide(figures, yesterday, hours, rows, policy_of(settings).retrain)
+    challenger = version_under_way(settings)
+    decision = decide(figures, yesterday, hours, rows, policy_of(settings).retrain, challenger)
     champion = read_champion(settings)
     telling = [each for each in figures if each.status in LOUD]
     runbook = policy_of(settings).alerts.runbook
@@ -143,7 +160,7 @@ def run(params: Params, settings: Settings) -> Receipt:
         "figures": [each.model_dump(exclude_none=True) for each in telling[:20]],
         "actions": {cause: runbook[cause].action for cause in map(cause_of, telling)},
         "last_training": str(trained or ""), "last_retrain_decision": str(decided or ""),
-        "new_matured_rows": rows, "run": params.run, "start": decision.start,
+        "new_matured_rows": rows, "challenger": challenger, "run": params.run, "start": decision.start,
     }  # fmt: skip
     row = {
         "day": day, "decision": decision.decision, "reason": decision.reason[:REASON_LENGTH],

@@ -2,8 +2,7 @@
 
 In: the answer to each transaction of the scored days, the last word on each label, the contract's costs. Out:
 figures a day, and of the whole period with intervals. Money in minor units.
-    saved = amount of stopped frauds * missed_fraud_share - false alarms * false_alarm_minor
-    an alert is any decision but approve; a false decline is a block of an honest payment
+    saved, and what an alert is: jobs/evaluation/money.py; a false decline is a block of an honest payment
     a bad day has frauds, and decisions that saved nothing
 Intervals: percentile bootstrap over days, or over weeks where there are at least WEEKS of them; every policy
 is drawn on the same days, so that differences are paired (Efron and Tibshirani, 1993, chapter 13).
@@ -22,6 +21,7 @@ import pandas as pd
 from jobs.conf.contract import ErrorCosts
 from jobs.conf.settings import Settings
 from jobs.core import StrictModel
+from jobs.evaluation.money import saved_minor
 from jobs.lake.store import Lake, lake_of
 from jobs.lake.tables import LABELS, PREDICTIONS
 
@@ -86,12 +86,10 @@ def day_figures(answers: pd.DataFrame, days: list[date], costs: ErrorCosts) -> p
             "stopped_amount": amount * (alert & fraud),
             "false_alarms": (alert & ~fraud).astype(float),
             "false_declines": (answers["decision"].eq("block") & ~fraud).astype(float),
+            "saved": saved_minor(alert, fraud, amount, costs),
         }
     )
     found = parts.groupby("day").sum().reindex(days, fill_value=0.0)
-    found["saved"] = (
-        found["stopped_amount"] * costs.missed_fraud_share - found["false_alarms"] * costs.false_alarm_minor
-    )
     found["bad"] = ((found["frauds"] > 0) & (found["saved"] <= 0)).astype(float)
     return found[list(COUNTED)]
 

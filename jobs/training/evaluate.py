@@ -5,7 +5,8 @@ In: frame (its test rows), bundle, booster (for explanations); the champion's bu
     fit rows).
 Out: evaluation.json (jobs.training.evidence.Evidence), pictures/*.png, reference.parquet (at most
     REFERENCE_ROWS test rows with features, score, is_fraud, amount_minor, event_time).
-Both models are scored on the same rows; differences come from a paired bootstrap (the same resamples).
+Both models are scored on the same rows; differences come from a paired bootstrap (the same resamples), and
+    of what the decisions save from paired days.
 Latency is that of one score through the bundle, as serving calls it.
 Errors: SluiceError where MLflow does not answer. A champion that cannot be rescored is no error here: the
     evidence says so and the gate closes.
@@ -26,9 +27,9 @@ from sklearn.preprocessing import StandardScaler
 from jobs.conf.contract import contract_of
 from jobs.conf.policy import Policy, policy_of
 from jobs.conf.settings import Settings
-from jobs.core import Receipt, SluiceError, Stopwatch
+from jobs.core import Receipt, SluiceError, Stopwatch, days_between
 from jobs.evaluation import metrics
-from jobs.evaluation.decision_bands import decision_figures
+from jobs.evaluation.decision_bands import decision_figures, savings
 from jobs.evaluation.groups import group_figures
 from jobs.evaluation.slices import SLICES
 from jobs.evaluation.stability import week_figures, week_masks
@@ -39,7 +40,15 @@ from jobs.serving.rules import RULE_FEATURES, RulesLayer
 from jobs.training.behaviour import behaviour_figures, leak_figures
 from jobs.training.boosting import BOOSTER_FILE, load_booster
 from jobs.training.bundle_writer import bundle_digest
-from jobs.training.evidence import CostPoint, Difference, Evidence, Figures, SliceFigures, known
+from jobs.training.evidence import (
+    CostPoint,
+    DecisionFigures,
+    Difference,
+    Evidence,
+    Figures,
+    SliceFigures,
+    known,
+)
 from jobs.training.explain import Explained, explain_rows, highest_cases, summary
 from jobs.training.frame import TEST, FrameFacts, fit_rows, matrix_of, role_rows
 from jobs.training.pictures import Drawn, draw_pictures
@@ -284,6 +293,7 @@ def gather(
     rows = role_rows(frame, TEST).reset_index(drop=True)
     labels = rows["is_fraud"].to_numpy()
     matrix = matrix_of(rows, bundle.features)
+    amounts = rows["amount_minor"].to_numpy()
     slices = slice_masks(rows, contract.slices)
     weeks = week_masks(rows["day"], facts.split.test_first, facts.split.test_last)
     masks = slices | weeks
@@ -291,7 +301,9 @@ def gather(
     challenger = scored_model("challenger", bundle.score(matrix), labels, masks, samples)
     curve = cost_of(challenger.scores, rows, settings)
     champion, difference = None, Difference()
+    champion_decisions: tuple[DecisionFigures, ...] = ()
     if found.scores is not None:
+        champion_decisions = decision_figures(found.scores, labels, amounts, policy.decisions)
         champion = scored_model("champion", found.scores, labels, masks, samples)
         value = challenger.ranking.average_precision() - champion.ranking.average_precision()
         difference = paired(challenger.pr_auc, champion.pr_auc, value)
@@ -323,8 +335,15 @@ def gather(
         latency_p99_ms=p99,
         operating_point=money(curve, rows, settings),
         cost_curve=cost_points(curve),
-        decisions=decision_figures(
-            challenger.scores, labels, rows["amount_minor"].to_numpy(), policy.decisions
+        decisions=decision_figures(challenger.scores, labels, amounts, policy.decisions),
+        champion_decisions=champion_decisions,
+        saved=savings(
+            challenger.scores,
+            found.scores,
+            rows,
+            days_between(facts.split.test_first, facts.split.test_last),
+            policy.decisions,
+            contract.costs,
         ),
         weeks=week_figures(weeks, challenger.scores, labels, challenger.slices, facts.split.test_last),
     )

@@ -45,6 +45,14 @@ class Difference(StrictModel):
     high: float | None = None
 
 
+class Savings(StrictModel):
+    """What the decision bands save a day on the test rows, in minor units; rules take no part."""
+
+    challenger_minor: float | None
+    champion_minor: float | None = None
+    difference: Difference = Difference()  # its interval is Student's, over the days
+
+
 class SliceFigures(StrictModel):
     """One slice of the test rows."""
 
@@ -183,6 +191,8 @@ class Evidence(StrictModel):
     operating_point: dict[str, float] = Field(default_factory=dict)
     cost_curve: tuple[CostPoint, ...] = ()
     decisions: tuple[DecisionFigures, ...] = ()
+    champion_decisions: tuple[DecisionFigures, ...] = ()
+    saved: Savings | None = None
     weeks: tuple[WeekFigures, ...] = ()
     importance: dict[str, float] = Field(default_factory=dict)
     contributions: tuple[Contribution, ...] = ()  # the largest first

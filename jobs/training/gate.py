@@ -3,12 +3,15 @@
 In: evaluation.json. Out: gate.json (classification, reasons, one check per rule).
 Classification: "automatic", "person decides" or "blocked". The job does not fail for "blocked": the version
     is registered with its verdict, so that people see why, and the promotion refuses it.
-Rules: jobs/conf/policy.yaml, section gate. A figure that is absent, not a number or from too few
-    frauds closes the gate, also one that no rule compares: people decide by them. Against a champion the
-    primary figure is PR-AUC on the same rows, relative: above +2 % with the paired interval's lower bound
-    above 0 is automatic; above +2 % otherwise, and 0 to +2 % with both ends, is a person's decision; below 0
-    is blocked. Without a champion the challenger must beat the rules and a logistic regression, and a person
-    decides. The gap in TPR and FPR between the contract's groups may not grow beyond the limit.
+Rules: jobs/conf/policy.yaml, section gate, and decision_ratio_max of canary. A figure that is absent, not a
+    number or from too few frauds closes the gate, also one that no rule compares: people decide by them.
+    Against a champion the primary figure is PR-AUC on the same rows, relative: above +2 % with the paired
+    interval's lower bound above 0 is automatic; above +2 % otherwise, and 0 to +2 % with both ends, is a
+    person's decision; below 0 is blocked. What ranks better may decide worse: a challenger whose decisions
+    save clearly less than the champion's is blocked, and one that stops or blocks so many more or fewer that
+    a canary may take it back is a person's decision. Without a champion the challenger must beat the rules
+    and a logistic regression, and a person decides. The gap in TPR and FPR between the contract's groups may
+    not grow beyond the limit.
 """
 
 from __future__ import annotations
@@ -16,6 +19,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence, Set
 from typing import Literal
+
+from scipy import stats
 
 from jobs.conf.policy import Gate, Policy, policy_of
 from jobs.conf.settings import Settings
@@ -26,6 +31,7 @@ from jobs.training.evidence import (
     BEHAVIOURS,
     LEAK_CHECKS,
     PLANTED,
+    DecisionFigures,
     Evidence,
     GroupFigures,
     SliceFigures,
@@ -38,6 +44,8 @@ WRITES = ("gate",)
 BASELINES = ("rules", "logistic_regression")
 # what people decide by
 SHOWN = ("operating_point", "importance", "cost_curve", "decisions", "weeks", "contributions", "cases")
+STOPPED, BLOCKED = ("review", "challenge", "block"), ("block",)
+CHANCE = 0.05  # two-sided: that as many would be stopped by both
 LATENCY = "p99 of one score, ms of a processor"
 DIGITS = 9  # 0.51 against 0.50 is +2 %, not a rounding error more
 
@@ -60,7 +68,7 @@ def judge(evidence: Evidence, policy: Policy) -> GateResult:
     gate = policy.gate
     checks = [
         _sample(evidence, gate),
-        *(_against_champion(evidence, gate) if _has_champion(evidence) else _first_version(evidence)),
+        *(_against_champion(evidence, policy) if _has_champion(evidence) else _first_version(evidence)),
         *_calibration(evidence, gate),
         *_slices(evidence, gate),
         *_groups(evidence, gate),
@@ -139,6 +147,7 @@ def _complete(evidence: Evidence) -> Check:
     """Everything else that is shown of a version is there, and every figure of it is a number."""
     figures = {
         **{key: value for key, value in evidence.challenger.model_dump().items() if key != "name"},
+        "saved_a_day_minor": evidence.saved.challenger_minor if evidence.saved else None,
         "latency_p50_ms": evidence.latency_p50_ms,
         **{f"operating_point {key}": value for key, value in evidence.operating_point.items()},
         **{f"importance {key}": value for key, value in evidence.importance.items()},
@@ -164,7 +173,15 @@ def _sample(evidence: Evidence, gate: Gate) -> Check:
     )
 
 
-def _against_champion(evidence: Evidence, gate: Gate) -> list[Check]:
+def _against_champion(evidence: Evidence, policy: Policy) -> list[Check]:
+    return [
+        _gain(evidence, policy.gate),
+        _saved(evidence),
+        *_decision_ratios(evidence, policy.canary.decision_ratio_max),
+    ]
+
+
+def _gain(evidence: Evidence, gate: Gate) -> Check:
     name = "pr_auc_gain"
     champion = _finite(evidence.champion.pr_auc) if evidence.champion else None
     challenger = _finite(evidence.challenger.pr_auc)
@@ -178,7 +195,7 @@ def _against_champion(evidence: Evidence, gate: Gate) -> list[Check]:
     elif not evidence.champion_digest or evidence.champion_digest == evidence.bundle_digest:
         problem = "the champion is the same model, or it is not known which it is"
     if problem or champion is None or challenger is None or low is None:
-        return [Check(name=name, outcome=Outcome.FAIL, detail=f"{against}: {problem}")]
+        return Check(name=name, outcome=Outcome.FAIL, detail=f"{against}: {problem}")
     gain = round((challenger - champion) / champion, DIGITS)
     text = f"{against}: {challenger:.4f} against {champion:.4f}, {gain:+.2%}, lower bound {low:+.4f}"
     if gain < 0:
@@ -187,7 +204,53 @@ def _against_champion(evidence: Evidence, gate: Gate) -> list[Check]:
         outcome, detail = Outcome.PASS, text
     else:
         outcome, detail = Outcome.INCONCLUSIVE, f"{text}: not clearly better, a person decides"
-    return [Check(name=name, outcome=outcome, value=gain, threshold=gate.automatic_gain, detail=detail)]
+    return Check(name=name, outcome=outcome, value=gain, threshold=gate.automatic_gain, detail=detail)
+
+
+def _saved(evidence: Evidence) -> Check:
+    """Block where the whole interval over days says that the decisions save less than the champion's."""
+    name, what = "saved_against_champion", f"money saved a day against champion {evidence.champion_version}"
+    found = evidence.saved
+    own, old = (_finite(found.challenger_minor), _finite(found.champion_minor)) if found else (None, None)
+    low, high = (_finite(found.difference.low), _finite(found.difference.high)) if found else (None, None)
+    if own is None or old is None or low is None or high is None:
+        return Check(name=name, outcome=Outcome.FAIL, detail=f"{what}: no figure")
+    detail = (
+        f"{what}: {own / 100:,.2f} against {old / 100:,.2f}, "
+        f"difference {(own - old) / 100:+,.2f} [{low / 100:+,.2f}, {high / 100:+,.2f}]"
+    )
+    outcome = Outcome.FAIL if high < 0 else Outcome.PASS
+    return Check(name=name, outcome=outcome, value=round((own - old) / 100, 2), threshold=0.0, detail=detail)
+
+
+def _decision_ratios(evidence: Evidence, limit: float) -> list[Check]:
+    """A person decides where so many more or fewer are stopped that a canary may take the version back.
+
+    Payments are counted, where a canary counts customers, and beyond chance: what is asked is an even split
+    of all those that either of both stops.
+    """
+    checks = []
+    for name, bands in (("stopped", STOPPED), ("blocked", BLOCKED)):
+        own, old = (_rows_in(bands, found) for found in (evidence.decisions, evidence.champion_decisions))
+        label, what = f"{name}_ratio", f"payments {name} against champion {evidence.champion_version}"
+        if own is None or old is None:
+            checks.append(Check(name=label, outcome=Outcome.FAIL, detail=f"{what}: no figure"))
+            continue
+        ratio = round((own + 0.5) / (old + 0.5), DIGITS)  # none against some is no infinity
+        within = round(1 / limit, DIGITS) <= ratio <= limit
+        detail = f"{what}: {own} of {evidence.rows} test rows against {old}"
+        beyond = not within and stats.binomtest(own, own + old).pvalue < CHANCE
+        if beyond:
+            detail += f": beyond {limit:g} times, where a canary may take it back; a person decides"
+        outcome = Outcome.INCONCLUSIVE if beyond else Outcome.PASS
+        checks.append(Check(name=label, outcome=outcome, value=ratio, threshold=limit, detail=detail))
+    return checks
+
+
+def _rows_in(bands: Sequence[str], found: Sequence[DecisionFigures]) -> int | None:
+    """Rows in these decision bands; None where the evidence lacks one."""
+    by_name = {each.decision: each.frauds + each.good for each in found}
+    return sum(by_name[name] for name in bands) if by_name.keys() >= set(bands) else None
 
 
 def _first_version(evidence: Evidence) -> list[Check]:

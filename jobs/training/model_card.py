@@ -17,7 +17,7 @@ from jobs.promotion.state import GATE_AUTOMATIC, GATE_BLOCKED
 from jobs.training.evidence import Evidence
 from jobs.training.frame import FIT_ROLES, TEST, FrameFacts
 from jobs.training.gate import GateResult
-from jobs.training.report import models_of, money, with_interval
+from jobs.training.report import models_of, money, saved_text, with_interval
 
 CARD_FILE = "model_card.md"
 DESCRIPTION_LENGTH = 5_000  # of a version in MLflow's database
@@ -154,6 +154,8 @@ def _figures(evidence: Evidence, contract: Contract) -> list[str]:
             f"{point['chosen_fraud_caught']:.1%} of frauds at {point['chosen_false_positive_rate']:.2%} "
             f"false alarms, cost {cost}; nothing stopped costs {nothing}.",
         ]
+    if saved := saved_text(evidence, contract.currency):
+        lines += ["", saved]
     return lines
 
 

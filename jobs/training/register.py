@@ -78,6 +78,7 @@ def metrics_of(evidence: Evidence) -> dict[str, float | None]:
         "pr_auc_difference": evidence.difference.value,
         "pr_auc_difference_low": evidence.difference.low,
         "pr_auc_difference_high": evidence.difference.high,
+        **_saved(evidence),
     }
     models = [("", evidence.challenger), *((f"{each.name}_", each) for each in evidence.baselines)]
     if evidence.champion:
@@ -94,6 +95,19 @@ def metrics_of(evidence: Evidence) -> dict[str, float | None]:
     return result | {f"operating_{key}": value for key, value in evidence.operating_point.items()}
 
 
+def _saved(evidence: Evidence) -> dict[str, float | None]:
+    found = evidence.saved
+    if found is None:
+        return {}
+    return {
+        "saved_a_day_minor": found.challenger_minor,
+        "champion_saved_a_day_minor": found.champion_minor,
+        "saved_a_day_difference_minor": found.difference.value,
+        "saved_a_day_difference_minor_low": found.difference.low,
+        "saved_a_day_difference_minor_high": found.difference.high,
+    }
+
+
 def detail_metrics_of(evidence: Evidence) -> dict[str, float | None]:
     """Further figures as MLflow metrics; the version's tag has no room for them."""
     result: dict[str, float | None] = {}
@@ -103,8 +117,10 @@ def detail_metrics_of(evidence: Evidence) -> dict[str, float | None]:
         }
     for number, week in enumerate(evidence.weeks, start=1):
         result[f"week_{number}_pr_auc"] = week.pr_auc
-    for band in evidence.decisions:
-        result |= {f"decision_{band.decision}_{kind}": getattr(band, kind) for kind in ("frauds", "good")}
+    for whose, bands in (("", evidence.decisions), ("champion_", evidence.champion_decisions)):
+        for band in bands:
+            counted = {kind: getattr(band, kind) for kind in ("frauds", "good")}
+            result |= {f"{whose}decision_{band.decision}_{kind}": rows for kind, rows in counted.items()}
     for test in evidence.behaviour:
         result[f"behaviour_{test.name}_share_wrong"] = test.share_wrong
     for check in evidence.leak_checks:

@@ -125,6 +125,7 @@ def _money(evidence: Evidence, currency: str) -> str:
     if not point.get("within_limits"):
         rows[0] = ("chosen: none keeps the limits, so the cheapest", *rows[0][1:])
     rows.append(("nothing stopped", NONE, "0", "0", money(point.get("nothing_stopped_cost_minor"), currency)))
+    champions = {each.decision: each for each in evidence.champion_decisions}
     decisions = (
         (
             each.decision,
@@ -132,13 +133,35 @@ def _money(evidence: Evidence, currency: str) -> str:
             money(each.fraud_amount_minor, currency),
             each.good,
             money(each.good_amount_minor, currency),
+            *((old.frauds, old.good) if (old := champions.get(each.decision)) else (NONE, NONE)),
         )
         for each in evidence.decisions
     )
+    head = ("decision", "frauds", "their amount", "good", "their amount")
     return (
         table(("operating point", "threshold", "false positive rate", "frauds caught", "cost"), rows)
         + "<h3>By decision band of the policy, rules aside</h3>"
-        + table(("decision", "frauds", "their amount", "good", "their amount"), decisions)
+        + table((*head, "champion: frauds", "champion: good"), decisions)
+        + f"<p>{escape(saved_text(evidence, currency))}</p>"
+    )
+
+
+def saved_text(evidence: Evidence, currency: str) -> str:
+    """What these decisions save a day, beside the champion's."""
+    found = evidence.saved
+    if found is None:
+        return ""
+    text = f"These decisions save {money(found.challenger_minor, currency)} a day"
+    if not evidence.champion_version:
+        return f"{text}."
+    if evidence.champion_problem:
+        return f"{text}; champion {evidence.champion_version}: {evidence.champion_problem}."
+    change = found.difference
+    low, high = (money(end, currency) for end in (change.low, change.high))
+    old = money(found.champion_minor, currency)
+    return (
+        f"{text}, those of champion {evidence.champion_version} {old} on the same rows: "
+        f"difference {money(change.value, currency)} [{low}, {high}]."
     )
 
 

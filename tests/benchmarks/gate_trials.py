@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, timedelta
 from functools import cache
 
 import numpy as np
@@ -19,8 +19,9 @@ import pandas as pd
 from scipy.optimize import brentq
 from scipy.stats import norm
 
-from jobs.conf.contract import Group
+from jobs.conf.contract import ErrorCosts, Group
 from jobs.conf.policy import Policy
+from jobs.evaluation.decision_bands import decision_figures, savings
 from jobs.evaluation.groups import group_figures
 from jobs.training.evaluate import figures_of, paired, scored_model, slice_figures
 from jobs.training.evidence import Evidence
@@ -30,6 +31,8 @@ from tests.complete_evidence import SHOWN
 FRAUD_SHARE = 0.0084  # of the handbook's rows
 SHIFTS, PARTS = np.array([1.5, 4.5]), np.array([0.3, 0.7])
 TEST_DAYS = 28
+DAYS = [date(2026, 1, 30) + timedelta(days=number) for number in range(TEST_DAYS)]
+COSTS = ErrorCosts(false_alarm_minor=500, missed_fraud_share=1.0)
 BETTER, EQUAL, WORSE = 1.03, 1.0, 0.97
 SLICES = ("slice_a", "slice_b")
 GROUPS = {"third": Group(column="third", starts=(1, 2))}
@@ -82,10 +85,11 @@ def draw(world: World, seed: int) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]
         {
             "is_fraud": labels,
             "customer_id": generator.integers(0, max(size // 60, 1), size),
-            "day": np.arange(size) * TEST_DAYS // size,
+            "day": np.array(DAYS)[np.arange(size) * TEST_DAYS // size],
             "third": generator.integers(0, 3, size),
             "slice_a": generator.random(size) < 0.25,
             "slice_b": generator.random(size) < 0.10,
+            "amount_minor": generator.gamma(2.0, 40_00, size).astype(int) * np.where(labels == 1, 3, 1),
         }
     )
     return rows, scores[0], scores[1]
@@ -99,11 +103,17 @@ def evidence_of(world: World, seed: int, policy: Policy) -> Evidence:
     challenger = scored_model("challenger", own, labels, masks, samples)
     champion = scored_model("champion", old, labels, masks, samples)
     value = challenger.ranking.average_precision() - champion.ranking.average_precision()
+    amounts = rows["amount_minor"].to_numpy()
+    decided = {
+        "decisions": decision_figures(own, labels, amounts, policy.decisions),
+        "champion_decisions": decision_figures(old, labels, amounts, policy.decisions),
+        "saved": savings(own, old, rows, DAYS, policy.decisions, COSTS),
+    }
     return Evidence(
         run=f"trial-{seed}",
         day=date(2026, 3, 1),
-        test_first=date(2026, 1, 30),
-        test_last=date(2026, 2, 26),
+        test_first=DAYS[0],
+        test_last=DAYS[-1],
         rows=len(rows),
         positives=int(labels.sum()),
         bundle_digest="challenger",
@@ -116,7 +126,7 @@ def evidence_of(world: World, seed: int, policy: Policy) -> Evidence:
         slices=tuple(slice_figures(name, mask, labels, challenger, champion) for name, mask in masks.items()),
         groups_named=tuple(GROUPS),
         groups=group_figures(GROUPS, rows, own, old, policy.decisions.review_above),
-        **SHOWN,
+        **SHOWN | decided,
     )
 
 

@@ -209,6 +209,38 @@ def test_a_new_pattern_that_the_model_misses_retrains_by_performance(place: Sett
     assert react(place)["repeated"] is True
 
 
+def test_one_that_is_champion_already_is_not_under_way(place: Settings, tmp_path: Path) -> None:
+    version, client = champion(place, tmp_path), registry_client(place)
+    assert reaction.version_under_way(place) == ""
+    client.set_registered_model_alias(place.model_name, "challenger", version)
+    assert reaction.version_under_way(place) == ""
+
+
+def test_who_answered_counts_answers_of_champions_by_day_and_no_answer_of_the_rules(place: Settings) -> None:
+    first, second = DAY - timedelta(days=1), DAY
+    rows = rows_of(first, ROWS)
+    serve(place, "1", rows.iloc[:5])
+    serve(place, "2", rows.iloc[5:10], rows_of(second))
+    log = lake_of(place).read(PREDICTIONS, first=second, last=second)
+    by_rules = log.set_column(
+        log.schema.get_field_index("model_version"), "model_version", pa.nulls(len(log), pa.string())
+    )
+    lake_of(place).append(PREDICTIONS, by_rules)
+    found = matured.answers_by_day(lake_of(place), first, second)
+    assert found == {first: {"1": 5, "2": 5}, second: {"2": ROWS}}
+
+
+@pytest.mark.parametrize(("asked", "before"), [("3", "1"), ("1", "2"), ("2", "1")])
+def test_of_two_versions_with_as_many_answers_the_first_is_the_one_before(
+    place: Settings, asked: str, before: str
+) -> None:
+    day = DAY - timedelta(days=5)
+    rows = rows_of(day)
+    serve(place, "2", rows.iloc[:5])
+    serve(place, "1", rows.iloc[5:10])
+    assert matured.Matured(place, DAY).served_before(asked) == before
+
+
 def promoted(settings: Settings, *replaced: str) -> str:
     """The next version, champion with the reference of the one before it."""
     client = registry_client(settings)
@@ -443,6 +475,25 @@ def test_cooldown_and_too_few_new_rows_turn_a_retraining_into_an_alert(
     decision = reaction.decide(today, [], hours, rows, DEMO.retrain)
     assert decision.decision == "alert"
     assert word in decision.reason
+
+
+def test_no_retraining_begins_beside_a_promotion_and_the_cause_asks_again_after_it(
+    place: Settings, tmp_path: Path
+) -> None:
+    version = champion(place, tmp_path)
+    serve(place, version, *(rows_of(day, missed=0.6) for day in days(DAY, 10)))
+    client, yesterday = registry_client(place), DAY - timedelta(days=1)
+    state = read_version(client, place.model_name, version)
+    assert state is not None
+    other = client.create_model_version(place.model_name, source=state.source, run_id=state.run_id).version
+    client.set_registered_model_alias(place.model_name, "challenger", other)
+    assert measured(place, yesterday)["pr_auc all"].status == "page"
+    decided = react(place, yesterday)
+    assert decided["decision"] == "alert"
+    assert str(decided["reason"]).startswith(f"no retraining: version {other} is the challenger")
+    client.delete_registered_model_alias(place.model_name, "challenger")
+    measured(place)
+    assert react(place)["decision"] == "retrain"
 
 
 def test_retraining_is_the_most_that_a_figure_can_lead_to() -> None:

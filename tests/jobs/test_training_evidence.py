@@ -23,7 +23,7 @@ from jobs.serving.bundle import ModelBundle, decide
 from jobs.training import evaluate, explain
 from jobs.training.boosting import BOOSTER_FILE, fit_booster, load_booster, probabilities
 from jobs.training.evidence import Evidence, Reason
-from jobs.training.frame import matrix_of
+from jobs.training.frame import FrameFacts, matrix_of
 from jobs.training.run_folder import RunFolder
 from tests.judged_run import judged
 
@@ -120,6 +120,32 @@ def test_decision_bands_are_those_by_which_the_service_decides(
         assert (each.frauds, each.fraud_amount_minor) == expected.get((each.decision, 1), (0, 0))
         assert (each.good, each.good_amount_minor) == expected.get((each.decision, 0), (0, 0))
     assert sum(each.frauds > 0 for each in evidence.decisions) > 1, "all in one band shows nothing"
+
+
+def test_the_champion_is_held_against_the_challenger_by_its_own_scores(
+    folder: RunFolder, settings: Settings, rows: pd.DataFrame, scores: np.ndarray
+) -> None:
+    facts, bundle = folder.read_model("frame.json", FrameFacts), ModelBundle.load(folder.path / "bundle")
+    champion = evaluate.Champion("7", "digest", scores[::-1].copy())
+    found, _ = evaluate.gather(facts, folder.read_frame("frame.parquet"), bundle, champion, settings)
+    days = (facts.split.test_last - facts.split.test_first).days + 1
+    costs, expected, blocks = contract_of(settings).costs, [], []
+    for each in (scores, champion.scores):
+        assert each is not None
+        decided = pd.Series([decide(float(score), POLICY.decisions) for score in each])
+        stopped, fraud = decided.ne("approve"), rows["is_fraud"].eq(1)
+        lost = costs.false_alarm_minor * (stopped & ~fraud).sum()
+        expected.append(
+            (costs.missed_fraud_share * rows["amount_minor"][stopped & fraud].sum() - lost) / days
+        )
+        blocks.append(int(decided.eq("block").sum()))
+    assert found.saved is not None
+    assert found.saved.challenger_minor == pytest.approx(expected[0])
+    assert found.saved.champion_minor == pytest.approx(expected[1])
+    assert found.saved.difference.value == pytest.approx(expected[0] - expected[1])
+    assert found.saved.difference.low < expected[0] - expected[1] < found.saved.difference.high
+    for bands, blocked in zip((found.decisions, found.champion_decisions), blocks, strict=True):
+        assert bands[-1].frauds + bands[-1].good == blocked
 
 
 def test_a_score_on_an_edge_is_in_the_milder_band_and_the_strictest_band_that_applies_counts() -> None:

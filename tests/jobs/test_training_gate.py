@@ -11,7 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jobs.conf.policy import load_policy
-from jobs.training.evidence import BandFigures, Difference, Evidence, Figures, GroupFigures, SliceFigures
+from jobs.training.evidence import (
+    BandFigures,
+    DecisionFigures,
+    Difference,
+    Evidence,
+    Figures,
+    GroupFigures,
+    Savings,
+    SliceFigures,
+)
 from jobs.training.gate import judge
 from tests.complete_evidence import OTHER_FIGURES, SHOWN
 
@@ -69,6 +78,8 @@ FIRST = GOOD.model_copy(
         "champion_version": "",
         "champion_digest": "",
         "difference": Difference(),
+        "champion_decisions": (),
+        "saved": Savings(challenger_minor=900_00.0),
         "baselines": (
             Figures(name="rules", pr_auc=0.02),
             Figures(name="logistic_regression", pr_auc=0.40),
@@ -118,6 +129,30 @@ def tried(part: str, name: str, **change: object) -> dict[str, Any]:
     return {part: tuple(each.model_copy(update=change if each.name == name else {}) for each in SHOWN[part])}
 
 
+def saving(low: float | None, high: float | None, champion: float | None = 900_00.0) -> dict[str, Any]:
+    """The interval of what is saved a day more than by the champion."""
+    difference = Difference(value=0.0, low=low, high=high)
+    return {"saved": Savings(challenger_minor=900_00.0, champion_minor=champion, difference=difference)}
+
+
+def decided(part: str, review: int, block: int) -> dict[str, Any]:
+    """So many good rows in these bands, and nothing else."""
+    counts = {"approve": 1_000, "review": review, "challenge": 0, "block": block}
+    return {
+        part: tuple(
+            DecisionFigures(
+                decision=name, frauds=0, good=good, fraud_amount_minor=0, good_amount_minor=good * 5_00
+            )
+            for name, good in counts.items()
+        )
+    }
+
+
+def beside(own: tuple[int, int], champion: tuple[int, int]) -> dict[str, Any]:
+    """Reviewed and blocked by the challenger, and by the champion."""
+    return decided("decisions", *own) | decided("champion_decisions", *champion)
+
+
 def baselines(rules: float | None, regression: float | None) -> dict[str, Any]:
     return {
         "baselines": (
@@ -153,6 +188,23 @@ TABLE = (
     Row("30 frauds", AUTOMATIC, "sample", {"positives": 30}),
     Row("29 frauds", BLOCKED, "sample", {"positives": 29}),
     Row("nothing but frauds", BLOCKED, "sample", {"rows": 700}),
+    # money at the decision bands
+    Row("clearly less saved than by the champion", BLOCKED, "saved_against_champion", saving(-90_00.0, -1.0)),
+    Row("less saved, which may be chance", AUTOMATIC, "saved_against_champion", saving(-90_00.0, 0.0)),
+    Row("no figure of what is saved", BLOCKED, "saved_against_champion", {"saved": None}),
+    Row("no interval of what is saved", BLOCKED, "saved_against_champion", saving(None, None)),
+    Row("no figure of what the champion saves", BLOCKED, "saved_against_champion",
+        saving(-1.0, 1.0, champion=None)),
+    # decisions that a canary would take back
+    Row("nobody is blocked, by the champion 19", PERSON, "blocked_ratio", beside((30, 0), (30, 19))),
+    Row("nobody is blocked, by the champion five", AUTOMATIC, "blocked_ratio", beside((30, 0), (30, 5))),
+    Row("nobody is blocked, by the champion six", PERSON, "blocked_ratio", beside((30, 0), (30, 6))),
+    Row("three times as many are stopped", AUTOMATIC, "stopped_ratio", beside((91, 0), (30, 0))),
+    Row("more than that", PERSON, "stopped_ratio", beside((92, 0), (30, 0))),
+    Row("a third is stopped", AUTOMATIC, "stopped_ratio", beside((30, 0), (91, 0))),
+    Row("less than that", PERSON, "stopped_ratio", beside((30, 0), (92, 0))),
+    Row("no decisions of the champion", BLOCKED, "stopped_ratio", {"champion_decisions": ()}),
+    Row("no band of blocks", BLOCKED, "blocked_ratio", {"decisions": GOOD.decisions[:-1]}),
     # calibration
     Row("calibration at the limit", AUTOMATIC, "ece", own(ece=0.05) | old(pr_auc=0.5, ece=0.045)),
     Row("calibration above the limit", BLOCKED, "ece", own(ece=0.0501) | old(pr_auc=0.5, ece=0.045)),
@@ -235,6 +287,7 @@ TABLE = (
     # what people decide by
     *(Row(f"no {name}", BLOCKED, "evidence", {name: type(SHOWN[name])()}) for name in SHOWN_LISTS),
     *(Row(f"no {name}", BLOCKED, "evidence", own(ece=0.01, **{name: None})) for name in OTHER_FIGURES),
+    Row("first, nothing known of what is saved", BLOCKED, "evidence", {"saved": None}, FIRST),
     Row("no median latency", BLOCKED, "evidence", {"latency_p50_ms": None}),
     Row("an operating point that is not a number", BLOCKED, "evidence",
         {"operating_point": {"chosen_threshold": float("nan")}}),
@@ -291,6 +344,9 @@ def test_every_verdict_names_its_reasons_and_all_its_checks() -> None:
     assert {check.name for check in result.checks} == {
         "sample",
         "pr_auc_gain",
+        "saved_against_champion",
+        "stopped_ratio",
+        "blocked_ratio",
         "ece",
         "ece_increase",
         "slice_night",

@@ -12,11 +12,12 @@ from jobs.conf.contract import contract_of
 from jobs.conf.policy import load_policy
 from jobs.conf.settings import Settings
 from jobs.core import SluiceError
-from jobs.training.evidence import Evidence
+from jobs.training.evidence import Difference, Evidence, Savings
 from jobs.training.frame import FrameFacts
 from jobs.training.gate import GateResult
 from jobs.training.model_card import DESCRIPTION_LENGTH, description_of, model_card
 from jobs.training.pictures import PICTURES
+from jobs.training.register import detail_metrics_of, metrics_of
 from jobs.training.report import report_page
 from jobs.training.run_folder import RunFolder
 from tests.judged_run import judged
@@ -92,10 +93,38 @@ def test_the_report_shows_every_part_of_the_evidence(page: str, evidence: Eviden
         evidence.contributions[0].feature,
         f"{evidence.challenger.pr_auc:.4f} [{evidence.challenger.pr_auc_low:.4f}, ",
         f"{evidence.operating_point['chosen_cost_minor'] / 100:,.2f} EUR",
+        f"These decisions save {evidence.saved.challenger_minor / 100:,.2f} EUR a day.",
         "person decides",
         "share of known fraud at the terminal",
     ]
     assert [text for text in shown if f"{text}" not in page] == []
+
+
+def test_report_and_metrics_hold_what_both_models_save_or_why_there_is_no_champion_to_compare(
+    evidence: Evidence, folder: RunFolder
+) -> None:
+    verdict = GateResult(classification="blocked", reasons=(), checks=())
+    saved = Savings(
+        challenger_minor=950_00.0,
+        champion_minor=900_00.0,
+        difference=Difference(value=50_00.0, low=-10_00.0, high=110_00.0),
+    )
+    beside = {"champion_version": "3", "saved": saved, "champion_decisions": evidence.decisions}
+    found = evidence.model_copy(update=beside)
+    page = report_page(found, verdict, folder, model="fraud", drill="none", currency="EUR")
+    assert (
+        "These decisions save 950.00 EUR a day, those of champion 3 900.00 EUR on the same rows: "
+        "difference 50.00 EUR [-10.00 EUR, 110.00 EUR]."
+    ) in page
+    assert "champion: frauds" in page
+    assert metrics_of(found)["saved_a_day_difference_minor_low"] == -10_00.0
+    blocked = f"{evidence.decisions[-1].decision}_frauds"
+    assert detail_metrics_of(found)[f"champion_decision_{blocked}"] == evidence.decisions[-1].frauds
+    absent = found.model_copy(
+        update={"champion_problem": "its bundle is gone", "saved": Savings(challenger_minor=950_00.0)}
+    )
+    page = report_page(absent, verdict, folder, model="fraud", drill="none", currency="EUR")
+    assert "These decisions save 950.00 EUR a day; champion 3: its bundle is gone." in page
 
 
 def test_the_report_escapes_what_others_wrote(evidence: Evidence, folder: RunFolder) -> None:

@@ -62,7 +62,7 @@ def test_weighted_figures_are_those_of_sklearn(rows: list[tuple[int, bool]], see
 
 @given(
     st.dates(date(2020, 1, 1), date(2030, 1, 1)),
-    st.integers(1, 40),
+    st.integers(2, 40),
     st.integers(1, 15),
     st.integers(1, 60),
 )
