@@ -23,7 +23,6 @@ import pyarrow.compute as pc
 
 from jobs.core import SluiceError
 from jobs.features.declarations import FEATURE_VERSION, MODEL_FEATURES
-from jobs.lake.storage import TableMissing
 from jobs.lake.store import Lake
 from jobs.lake.tables import PREDICTIONS
 from jobs.monitoring.interval import Interval
@@ -74,13 +73,12 @@ def logged(
     Raises:
         SluiceError: the table was written by an older version of Sluice and keeps the features as text.
     """
-    _require_lists(lake)
     chosen = [MODEL_FEATURES.index(name) for name in features]
     kept, others = [PREDICTIONS.schema.field(name) for name in columns], Counter[str]()
     found: list[pa.RecordBatch] = []
     readable, pieces = [np.empty(0, np.bool_)], [np.empty((len(chosen), 0), kind)]
     read = list(dict.fromkeys([*columns, *CHOSEN_BY, *LOGGED]))
-    for batch in batches(lake, when, read):
+    for batch in _with_lists(lake, batches(lake, when, read)):
         rows = batch.filter(pc.fill_null(wanted(batch), False))
         ours = _readable(rows, others)
         mask = ours.to_numpy(zero_copy_only=False)
@@ -136,16 +134,18 @@ def _readable(rows: pa.RecordBatch, others: Counter[str]) -> pa.Array:
     return ours
 
 
-def _require_lists(lake: Lake) -> None:
+def _with_lists(lake: Lake, read: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """The batches; where they cannot be read, why."""
     try:
+        yield from read
+    except (KeyError, pa.ArrowInvalid):
         stored = {field.name for field in lake.delta(PREDICTIONS).schema().fields}
-    except TableMissing:
-        stored = set(LOGGED)
-    if not stored.issuperset(LOGGED):
+        if stored.issuperset(LOGGED):
+            raise
         raise SluiceError(
             "table predictions keeps the features as an older version of Sluice did; start the scoring "
             "service once: it gives the table its new columns before it writes the first rows"
-        )
+        ) from None
 
 
 def _warn_of(others: Counter[str]) -> None:

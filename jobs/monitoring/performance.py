@@ -174,7 +174,7 @@ def champion_figures(
         return [_unknown(f"version {champion.version} keeps no reference")], nothing
     matured = Matured(settings, day)
     rows = matured.rows(champion.version)
-    begin = min(rows["day"]).date() if len(rows) else matured.last
+    begin = rows["day"].min().date() if len(rows) else matured.last
     missing = missing_label_days(lake, begin, day, contract.labels) if len(rows) else []
     if missing:
         return [_unknown(f"the chargebacks of {named_days(missing)} are not merged; "
@@ -200,7 +200,7 @@ def replaced_figures(settings: Settings, champion: str, matured: Matured, day: d
     if reference is None or reference.empty:
         return []
     rows = matured.rows(version)
-    if not len(rows) or missing_label_days(lake, min(rows["day"]).date(), day, contract.labels):
+    if not len(rows) or missing_label_days(lake, rows["day"].min().date(), day, contract.labels):
         return []
     milder = {RETRAIN: ALERT, PAGE: ALERT, UNKNOWN: INVESTIGATE}
     return [

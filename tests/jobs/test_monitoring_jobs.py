@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from datetime import date, timedelta
 from pathlib import Path
 
@@ -10,9 +11,11 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
+from deltalake import write_deltalake
 
 from jobs.conf.policy import load_policy
 from jobs.conf.settings import Settings
+from jobs.core import SluiceError
 from jobs.features.declarations import FEATURE_VERSION, MODEL_FEATURES
 from jobs.lake.store import Lake, lake_of
 from jobs.lake.tables import (
@@ -438,6 +441,16 @@ def test_of_two_labels_of_one_instant_the_fraud_counts_as_in_training() -> None:
             pd.DataFrame({"transaction_id": [1]}), matured.latest_word(labels, pd.Timestamp(DAY, tz="UTC"))
         )
         assert found["is_fraud"].tolist() == [1]
+
+
+def test_a_log_from_before_features_were_lists_says_how_it_gets_its_columns(place: Settings) -> None:
+    serve(place, "1", rows_of(DAY).head(1))
+    lake = lake_of(place)
+    old = lake.read(PREDICTIONS).drop_columns(["features", "feature_version"])
+    shutil.rmtree(lake.path(PREDICTIONS))
+    write_deltalake(lake.path(PREDICTIONS), old, partition_by=["day"])
+    with pytest.raises(SluiceError, match="keeps the features as an older version of Sluice did"):
+        drift.live_rows(lake, Interval(DAY), "1")
 
 
 def test_a_price_is_the_same_one_in_the_log_and_in_a_reference_of_half_its_digits(place: Settings) -> None:
