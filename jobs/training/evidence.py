@@ -19,6 +19,7 @@ BEHAVIOURS = (
 )
 PLANTED = ("planted", "planted_with_gaps")
 LEAK_CHECKS = ("labels_shuffled", *PLANTED)
+DIGITS = 9  # by which figures are compared: 0.51 against 0.50 is +2 %, not a rounding error more
 
 
 class Figures(StrictModel):
@@ -200,7 +201,11 @@ class Evidence(StrictModel):
     behaviour: tuple[BehaviourFigures, ...] = ()
     leak_checks: tuple[LeakFigures, ...] = ()
 
+    @property
+    def has_champion(self) -> bool:
+        return bool(self.champion_version) or self.champion is not None
 
-def known(value: float) -> float | None:
-    """A figure, or None where it is not a finite number."""
-    return float(value) if math.isfinite(value) else None
+
+def known(value: float | None) -> float | None:
+    """A figure, or None where there is none or it is not a finite number."""
+    return float(value) if value is not None and math.isfinite(value) else None

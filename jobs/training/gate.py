@@ -11,12 +11,11 @@ Rules: jobs/conf/policy.yaml, section gate, and decision_ratio_max of canary. A 
     save clearly less than the champion's is blocked, and one that stops or blocks so many more or fewer that
     a canary may take it back is a person's decision. Without a champion the challenger must beat the rules
     and a logistic regression, and a person decides. The gap in TPR and FPR between the contract's groups may
-    not grow beyond the limit.
+    not grow beyond the limit, unless no group fares worse, which a person decides.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence, Set
 from typing import Literal
 
@@ -29,13 +28,15 @@ from jobs.promotion.state import GATE_AUTOMATIC, GATE_BLOCKED, GATE_PERSON
 from jobs.serving.bundle import file_digest
 from jobs.training.evidence import (
     BEHAVIOURS,
+    DIGITS,
     LEAK_CHECKS,
     PLANTED,
     DecisionFigures,
     Evidence,
-    GroupFigures,
     SliceFigures,
+    known,
 )
+from jobs.training.group_gaps import group_checks
 from jobs.training.run_folder import RunFolder, TrainingParams
 
 READS = ("evaluation",)
@@ -47,7 +48,6 @@ SHOWN = ("operating_point", "importance", "cost_curve", "decisions", "weeks", "c
 STOPPED, BLOCKED = ("review", "challenge", "block"), ("block",)
 CHANCE = 0.05  # two-sided: that as many would be stopped by both
 LATENCY = "p99 of one score, ms of a processor"
-DIGITS = 9  # 0.51 against 0.50 is +2 %, not a rounding error more
 
 
 class Params(TrainingParams):
@@ -68,10 +68,10 @@ def judge(evidence: Evidence, policy: Policy) -> GateResult:
     gate = policy.gate
     checks = [
         _sample(evidence, gate),
-        *(_against_champion(evidence, policy) if _has_champion(evidence) else _first_version(evidence)),
+        *(_against_champion(evidence, policy) if evidence.has_champion else _first_version(evidence)),
         *_calibration(evidence, gate),
         *_slices(evidence, gate),
-        *_groups(evidence, gate),
+        *group_checks(evidence, gate),
         _limit("latency_p99_ms", evidence.latency_p99_ms, gate.latency_p99_ms, LATENCY),
         _behaviour(evidence),
         _leak_checks(evidence),
@@ -87,17 +87,9 @@ def judge(evidence: Evidence, policy: Policy) -> GateResult:
     return GateResult(classification=GATE_AUTOMATIC, reasons=(gain,), checks=tuple(checks))
 
 
-def _has_champion(evidence: Evidence) -> bool:
-    return bool(evidence.champion_version) or evidence.champion is not None
-
-
-def _finite(value: float | None) -> float | None:
-    return value if value is not None and math.isfinite(value) else None
-
-
 def _limit(name: str, value: float | None, limit: float, what: str) -> Check:
     """A figure that must be there and at most `limit`."""
-    figure = _finite(value)
+    figure = known(value)
     if figure is None:
         return Check(name=name, outcome=Outcome.FAIL, threshold=limit, detail=f"{what}: no figure")
     over = round(figure, DIGITS) > round(limit, DIGITS)
@@ -130,7 +122,7 @@ def _tried(
     name: str, what: str, expected: Sequence[str], figures: Mapping[str, float | None], held: Set[str]
 ) -> Check:
     """All of them must have been made, each with a figure."""
-    absent = [each for each in expected if _finite(figures.get(each)) is None]
+    absent = [each for each in expected if known(figures.get(each)) is None]
     if absent:
         return Check(name=name, outcome=Outcome.FAIL, detail=f"{what}: no figure of {', '.join(absent)}")
     broken = [each for each in expected if each not in held]
@@ -152,7 +144,7 @@ def _complete(evidence: Evidence) -> Check:
         **{f"operating_point {key}": value for key, value in evidence.operating_point.items()},
         **{f"importance {key}": value for key, value in evidence.importance.items()},
     }
-    absent = [name for name, value in figures.items() if _finite(value) is None]
+    absent = [name for name, value in figures.items() if known(value) is None]
     absent += [name for name in SHOWN if not getattr(evidence, name)]
     return Check(
         name="evidence",
@@ -183,9 +175,9 @@ def _against_champion(evidence: Evidence, policy: Policy) -> list[Check]:
 
 def _gain(evidence: Evidence, gate: Gate) -> Check:
     name = "pr_auc_gain"
-    champion = _finite(evidence.champion.pr_auc) if evidence.champion else None
-    challenger = _finite(evidence.challenger.pr_auc)
-    low = _finite(evidence.difference.low)
+    champion = known(evidence.champion.pr_auc) if evidence.champion else None
+    challenger = known(evidence.challenger.pr_auc)
+    low = known(evidence.difference.low)
     against = f"PR-AUC against champion {evidence.champion_version}"
     problem = ""
     if evidence.champion_problem:
@@ -211,8 +203,8 @@ def _saved(evidence: Evidence) -> Check:
     """Block where the whole interval over days says that the decisions save less than the champion's."""
     name, what = "saved_against_champion", f"money saved a day against champion {evidence.champion_version}"
     found = evidence.saved
-    own, old = (_finite(found.challenger_minor), _finite(found.champion_minor)) if found else (None, None)
-    low, high = (_finite(found.difference.low), _finite(found.difference.high)) if found else (None, None)
+    own, old = (known(found.challenger_minor), known(found.champion_minor)) if found else (None, None)
+    low, high = (known(found.difference.low), known(found.difference.high)) if found else (None, None)
     if own is None or old is None or low is None or high is None:
         return Check(name=name, outcome=Outcome.FAIL, detail=f"{what}: no figure")
     detail = (
@@ -255,8 +247,8 @@ def _rows_in(bands: Sequence[str], found: Sequence[DecisionFigures]) -> int | No
 
 def _first_version(evidence: Evidence) -> list[Check]:
     """No champion: the baselines must be beaten, and a person approves."""
-    challenger = _finite(evidence.challenger.pr_auc)
-    figures = {baseline.name: _finite(baseline.pr_auc) for baseline in evidence.baselines}
+    challenger = known(evidence.challenger.pr_auc)
+    figures = {baseline.name: known(baseline.pr_auc) for baseline in evidence.baselines}
     checks = []
     for name in BASELINES:
         baseline = figures.get(name)
@@ -281,9 +273,9 @@ def _first_version(evidence: Evidence) -> list[Check]:
 
 def _calibration(evidence: Evidence, gate: Gate) -> list[Check]:
     checks = [_limit("ece", evidence.challenger.ece, gate.ece_max, "calibration error")]
-    if not _has_champion(evidence):
+    if not evidence.has_champion:
         return checks
-    champion = _finite(evidence.champion.ece) if evidence.champion else None
+    champion = known(evidence.champion.ece) if evidence.champion else None
     name, what = "ece_increase", "calibration error against the champion's"
     if champion is None:
         return [*checks, Check(name=name, outcome=Outcome.FAIL, detail=f"{what}: no figure")]
@@ -305,13 +297,13 @@ def _slice(name: str, figures: SliceFigures | None, evidence: Evidence, gate: Ga
     if figures.positives < gate.slice_positives_min:
         detail = f"{positives}, too few to decide (from {gate.slice_positives_min})"
         return Check(name=label, outcome=Outcome.PASS, detail=detail)
-    if not _has_champion(evidence):
-        absent = _finite(figures.pr_auc) is None
+    if not evidence.has_champion:
+        absent = known(figures.pr_auc) is None
         outcome = Outcome.FAIL if absent else Outcome.PASS
         detail = f"{positives}, no figure" if absent else f"{positives}, no champion to compare with"
         return Check(name=label, outcome=outcome, value=figures.pr_auc, detail=detail)
-    high = _finite(figures.difference.high)
-    if high is None or _finite(figures.difference.low) is None:
+    high = known(figures.difference.high)
+    if high is None or known(figures.difference.low) is None:
         return Check(name=label, outcome=Outcome.FAIL, detail=f"{positives}, no figure against the champion")
     worse = round(high, DIGITS) < -gate.slice_drop_max
     return Check(
@@ -321,67 +313,6 @@ def _slice(name: str, figures: SliceFigures | None, evidence: Evidence, gate: Ga
         threshold=-gate.slice_drop_max,
         detail=f"{positives}, the interval of the difference ends at {high:+.4f}",
     )
-
-
-def _groups(evidence: Evidence, gate: Gate) -> list[Check]:
-    found = {figures.name: figures for figures in evidence.groups}
-    return [
-        check for name in evidence.groups_named for check in _group(name, found.get(name), evidence, gate)
-    ]
-
-
-def _group(name: str, figures: GroupFigures | None, evidence: Evidence, gate: Gate) -> list[Check]:
-    """Block where a gap between the bands grows too much; bands too small for a rate only report it.
-
-    Caught frauds are measured on frauds, false alarms on good rows: a band with few frauds counts for these.
-    """
-    bands = figures.bands if figures else ()
-    sizes = {"tpr": [band.positives for band in bands], "fpr": [band.rows - band.positives for band in bands]}
-    rates = {
-        "tpr": [(band.true_positive_rate, band.champion_true_positive_rate) for band in bands],
-        "fpr": [(band.false_positive_rate, band.champion_false_positive_rate) for band in bands],
-    }
-    checks = []
-    for rate, rows in (("tpr", "frauds"), ("fpr", "good rows")):
-        large = [size >= gate.slice_positives_min for size in sizes[rate]]
-        few = [f"{band.name} {size}" for band, size in zip(bands, sizes[rate], strict=True)
-               if size < gate.slice_positives_min]  # fmt: skip
-        left_out = f" (too few {rows} to decide: {', '.join(few)})" if few else ""
-        label, what = f"group_{name}_{rate}_gap", f"group {name}, {rate.upper()} gap{left_out}"
-        pairs = [pair for pair, enough in zip(rates[rate], large, strict=True) if enough]
-        if not bands:
-            checks.append(Check(name=label, outcome=Outcome.FAIL, detail=f"{what}: absent from the evidence"))
-        elif len(pairs) < 2:
-            checks.append(Check(name=label, outcome=Outcome.PASS, detail=f"{what}: no two bands to compare"))
-        else:
-            checks.append(_group_gap(label, pairs, what, evidence, gate))
-    return checks
-
-
-def _group_gap(
-    name: str, pairs: list[tuple[float | None, float | None]], what: str, evidence: Evidence, gate: Gate
-) -> Check:
-    """One rate of the bands, as (challenger, champion)."""
-    own, old = (_gap(values) for values in zip(*pairs, strict=True))
-    if own is None or (old is None and _has_champion(evidence)):
-        return Check(name=name, outcome=Outcome.FAIL, detail=f"{what}: no figure")
-    if old is None:
-        detail = f"{what}: {own:.4f}, no champion to compare with"
-        return Check(name=name, outcome=Outcome.PASS, value=own, detail=detail)
-    growth = round(own - old, DIGITS)
-    return Check(
-        name=name,
-        outcome=Outcome.FAIL if growth > gate.group_gap_increase_max else Outcome.PASS,
-        value=growth,
-        threshold=gate.group_gap_increase_max,
-        detail=f"{what}: {own:.4f} against the champion's {old:.4f}",
-    )
-
-
-def _gap(values: Sequence[float | None]) -> float | None:
-    """The largest difference between two of the values; None where one is no figure."""
-    figures = [figure for figure in map(_finite, values) if figure is not None]
-    return max(figures) - min(figures) if len(figures) == len(values) else None
 
 
 def run(params: Params, settings: Settings) -> Receipt:

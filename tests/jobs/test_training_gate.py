@@ -230,6 +230,24 @@ TABLE = (
     Row("FPR gap 0.1 wider", AUTOMATIC, "group_age_fpr_gap", bands(band("a"), band("b", (0.8, 0.11)))),
     Row("FPR gap wider than that", BLOCKED, "group_age_fpr_gap", bands(band("a"), band("b", (0.8, 0.111)))),
     Row(
+        "a wider TPR gap that makes no band worse",
+        PERSON,
+        "group_age_tpr_gap",
+        bands(band("a", own=(0.95, 0.01)), band("b", own=(0.8, 0.01))),
+    ),
+    Row(
+        "a wider FPR gap that makes no band worse",
+        PERSON,
+        "group_age_fpr_gap",
+        bands(band("a", (0.8, 0.2), champion=(0.8, 0.2)), band("b", (0.8, 0.05), champion=(0.8, 0.2))),
+    ),
+    Row(
+        "a wider TPR gap that makes a band a little worse",
+        BLOCKED,
+        "group_age_tpr_gap",
+        bands(band("a", own=(0.95, 0.01)), band("b", own=(0.799, 0.01))),
+    ),
+    Row(
         "a wide TPR gap that the champion has as well",
         AUTOMATIC,
         "group_age_tpr_gap",
