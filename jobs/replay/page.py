@@ -28,6 +28,7 @@ details { margin: 0.6rem 0; } summary { cursor: pointer; }
 }
 """
 NOTHING = "none"
+FIGURE = 40  # characters that stay on one line: a figure with its interval; a sentence is longer
 LABELS = {
     "fraud_caught_per_100_alerts": "frauds caught per 100 alerts",
     "share_of_fraud_amount_stopped": "share of the fraud amount stopped",
@@ -79,7 +80,8 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 def _cell(placed: tuple[int, object]) -> str:
     place, content = placed
-    return f"<td{' class=n' if place else ''}>{escape(str(content))}</td>"
+    text = str(content)
+    return f"<td{' class=n' if place and len(text) <= FIGURE else ''}>{escape(text)}</td>"
 
 
 def interval(found: dict[str, float | None] | None) -> str:

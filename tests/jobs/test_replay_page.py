@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
@@ -28,6 +29,7 @@ from jobs.replay.report import (
 from jobs.replay.score import RATIOS
 from jobs.replay.timeline import COLOURS
 from jobs.training.gate import judge
+from tests.browser import WIDTH, browse
 from tests.jobs.test_training_gate import GOOD
 
 FIRST = date(2026, 3, 2)
@@ -97,6 +99,18 @@ def test_what_comes_from_outside_is_text_and_nothing_is_fetched(text: str) -> No
     assert "<script" not in text
     assert "&lt;script&gt;" in text
     assert not re.search(r"(src|href)=|url\(|@import", text)
+
+
+def test_in_a_browser_the_page_is_no_wider_than_its_window_however_long_a_reason_is(tmp_path: Path) -> None:
+    said = document()
+    said["policies"]["strict"]["versions"][0]["why"] = "the gate blocked it: " + "money saved a day; " * 20
+    file = tmp_path / "replay.html"
+    file.write_text(page(said, {"policies": {}, "data": {}}))
+    with browse(tmp_path / "profile") as tab:
+        tab.open(file.as_uri())
+        tab.wait("document.readyState === 'complete' && document.querySelectorAll('table').length > 3")
+        assert tab.value("document.documentElement.scrollWidth") <= WIDTH
+        assert tab.value("document.querySelector('svg').getBoundingClientRect().width") > WIDTH / 2
 
 
 def test_the_timeline_is_a_well_formed_picture_within_its_frame(text: str) -> None:
