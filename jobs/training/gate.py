@@ -8,10 +8,10 @@ Rules: jobs/conf/policy.yaml, section gate, and decision_ratio_max of canary. A 
     Against a champion the primary figure is PR-AUC on the same rows, relative: above +2 % with the paired
     interval's lower bound above 0 is automatic; above +2 % otherwise, and 0 to +2 % with both ends, is a
     person's decision; below 0 is blocked. What ranks better may decide worse: a challenger whose decisions
-    save clearly less than the champion's is blocked, and one that stops or blocks so many more or fewer that
-    a canary may take it back is a person's decision. Without a champion the challenger must beat the rules
-    and a logistic regression, and a person decides. The gap in TPR and FPR between the contract's groups may
-    not grow beyond the limit, unless no group fares worse, which a person decides.
+    save clearly less than the champion's is blocked, and one that stops or blocks so few payments, or so many
+    honest ones, that a canary may take it back is a person's decision. Without a champion the challenger must
+    beat the rules and a logistic regression, and a person decides. The gap in TPR and FPR between the
+    contract's groups may not grow beyond the limit, unless no group fares worse, which a person decides.
 """
 
 from __future__ import annotations
@@ -216,10 +216,10 @@ def _saved(evidence: Evidence) -> Check:
 
 
 def _decision_ratios(evidence: Evidence, limit: float) -> list[Check]:
-    """A person decides where so many more or fewer are stopped that a canary may take the version back.
+    """A person decides where so few payments are stopped, or so many honest ones, that a canary may object.
 
-    Payments are counted, where a canary counts customers, and beyond chance: what is asked is an even split
-    of all those that either of both stops.
+    More frauds among them are no harm: after a drift they are what the version is for. Payments are counted,
+    where a canary counts customers, and beyond chance: that both stop as many.
     """
     checks = []
     for name, bands in (("stopped", STOPPED), ("blocked", BLOCKED)):
@@ -228,21 +228,33 @@ def _decision_ratios(evidence: Evidence, limit: float) -> list[Check]:
         if own is None or old is None:
             checks.append(Check(name=label, outcome=Outcome.FAIL, detail=f"{what}: no figure"))
             continue
-        ratio = round((own + 0.5) / (old + 0.5), DIGITS)  # none against some is no infinity
-        within = round(1 / limit, DIGITS) <= ratio <= limit
-        detail = f"{what}: {own} of {evidence.rows} test rows against {old}"
-        beyond = not within and stats.binomtest(own, own + old).pvalue < CHANCE
+        (mine, mine_good), (others, others_good) = own, old
+        fewer = _beyond(others, mine, limit)
+        beyond = fewer or _beyond(mine_good, others_good, limit)
+        detail = f"{what}: {mine} of {evidence.rows} test rows against {others}"
+        detail += f", honest ones {mine_good} against {others_good}"
         if beyond:
-            detail += f": beyond {limit:g} times, where a canary may take it back; a person decides"
+            said = "less than the inverse of" if fewer else "more than"
+            detail += f": {said} {limit:g} times, where a canary may take it back; a person decides"
         outcome = Outcome.INCONCLUSIVE if beyond else Outcome.PASS
+        ratio = round((mine + 0.5) / (others + 0.5), DIGITS)
         checks.append(Check(name=label, outcome=outcome, value=ratio, threshold=limit, detail=detail))
     return checks
 
 
-def _rows_in(bands: Sequence[str], found: Sequence[DecisionFigures]) -> int | None:
-    """Rows in these decision bands; None where the evidence lacks one."""
-    by_name = {each.decision: each.frauds + each.good for each in found}
-    return sum(by_name[name] for name in bands) if by_name.keys() >= set(bands) else None
+def _beyond(more: int, less: int, limit: float) -> bool:
+    """Whether one count is more than `limit` times the other, and chance alone would not make it."""
+    ratio = round((more + 0.5) / (less + 0.5), DIGITS)  # some against none is no infinity
+    return ratio > limit and float(stats.binomtest(more, more + less).pvalue) < CHANCE
+
+
+def _rows_in(bands: Sequence[str], found: Sequence[DecisionFigures]) -> tuple[int, int] | None:
+    """Rows in these decision bands, and the good ones among them; None where the evidence lacks a band."""
+    by_name = {each.decision: each for each in found}
+    if not by_name.keys() >= set(bands):
+        return None
+    chosen = [by_name[name] for name in bands]
+    return sum(each.frauds + each.good for each in chosen), sum(each.good for each in chosen)
 
 
 def _first_version(evidence: Evidence) -> list[Check]:

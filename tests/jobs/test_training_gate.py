@@ -135,13 +135,13 @@ def saving(low: float | None, high: float | None, champion: float | None = 900_0
     return {"saved": Savings(challenger_minor=900_00.0, champion_minor=champion, difference=difference)}
 
 
-def decided(part: str, review: int, block: int) -> dict[str, Any]:
-    """So many good rows in these bands, and nothing else."""
+def decided(part: str, review: int, block: int, frauds: int = 0) -> dict[str, Any]:
+    """So many good rows in these bands, and so many frauds in each."""
     counts = {"approve": 1_000, "review": review, "challenge": 0, "block": block}
     return {
         part: tuple(
             DecisionFigures(
-                decision=name, frauds=0, good=good, fraud_amount_minor=0, good_amount_minor=good * 5_00
+                decision=name, frauds=frauds, good=good, fraud_amount_minor=0, good_amount_minor=good * 5_00
             )
             for name, good in counts.items()
         )
@@ -201,6 +201,8 @@ TABLE = (
     Row("nobody is blocked, by the champion six", PERSON, "blocked_ratio", beside((30, 0), (30, 6))),
     Row("three times as many are stopped", AUTOMATIC, "stopped_ratio", beside((91, 0), (30, 0))),
     Row("more than that", PERSON, "stopped_ratio", beside((92, 0), (30, 0))),
+    Row("many more frauds are stopped and blocked", AUTOMATIC, "blocked_ratio",
+        decided("decisions", 30, 9, frauds=400) | decided("champion_decisions", 30, 9, frauds=20)),
     Row("a third is stopped", AUTOMATIC, "stopped_ratio", beside((30, 0), (91, 0))),
     Row("less than that", PERSON, "stopped_ratio", beside((30, 0), (92, 0))),
     Row("no decisions of the champion", BLOCKED, "stopped_ratio", {"champion_decisions": ()}),
