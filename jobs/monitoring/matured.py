@@ -77,12 +77,9 @@ class Matured:
     """
 
     def __init__(self, settings: Settings, day: date) -> None:
-        self._lake, contract = lake_of(settings), contract_of(settings)
-        maturity, self._known_card_days = (
-            contract.labels.maturity_days,
-            policy_of(settings).training.known_card_days,
-        )
-        self.first, self.last = matured_days(day, maturity, policy_of(settings).performance.window_days)
+        policy, maturity = policy_of(settings), contract_of(settings).labels.maturity_days
+        self._lake, self._known_card_days = lake_of(settings), policy.training.known_card_days
+        self.first, self.last = matured_days(day, maturity, policy.performance.window_days)
         labels_from = self.first - timedelta(days=self._known_card_days + 1)
         labels = self._lake.read(LABELS, first=labels_from, last=day).to_pandas()
         end = pd.Timestamp(midnight(day + timedelta(days=1)))

@@ -65,13 +65,12 @@ def _group_gap(
     if old is None:
         detail = f"{what}: {own:.4f}, no champion to compare with"
         return Check(name=name, outcome=Outcome.PASS, value=own, detail=detail)
-    growth = round(own - old, DIGITS)
+    growth, limit = round(own - old, DIGITS), gate.group_gap_increase_max
     outcome, detail = Outcome.PASS, f"{what}: {own:.4f} against the champion's {old:.4f}"
-    if growth > gate.group_gap_increase_max and any(_worse(rate, *pair) for pair in pairs):
+    if growth > limit:
         outcome = Outcome.FAIL
-    elif growth > gate.group_gap_increase_max:
-        outcome, detail = Outcome.INCONCLUSIVE, f"{detail}, and no band fares worse: a person decides"
-    limit = gate.group_gap_increase_max
+        if not any(_worse(rate, *pair) for pair in pairs):
+            outcome, detail = Outcome.INCONCLUSIVE, f"{detail}, and no band fares worse: a person decides"
     return Check(name=name, outcome=outcome, value=growth, threshold=limit, detail=detail)
 
 
