@@ -42,6 +42,7 @@ from jobs.maintenance.common import (
     remove,
     total,
 )
+from jobs.monitoring.report import save_index
 
 READS = ("predictions", "quarantine", "pins", "registry")
 WRITES = ("expired_data",)
@@ -127,8 +128,6 @@ def expire_reports(settings: Settings, before: date, *, dry_run: bool) -> Remove
     drift = settings.reports / "drift"
     pages = expire_files(drift.glob("*.html"), before, dry_run=dry_run)
     if pages.files and not dry_run:
-        from jobs.monitoring.report import save_index  # heavy, and needed only here
-
         save_index(drift)
     return removed + pages
 

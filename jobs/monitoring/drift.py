@@ -11,6 +11,7 @@ that cannot be drawn: the figure drift_report says why.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from datetime import date, timedelta
 
 import pandas as pd
@@ -21,7 +22,7 @@ from jobs.alerts import raise_alerts
 from jobs.conf.contract import contract_of
 from jobs.conf.policy import policy_of
 from jobs.conf.settings import Settings
-from jobs.core import DayParams, Receipt, Stopwatch, first_line
+from jobs.core import DayParams, Receipt, Stopwatch
 from jobs.features.declarations import MODEL_FEATURES
 from jobs.lake.store import Lake, lake_of
 from jobs.lake.tables import TRANSACTIONS
@@ -40,6 +41,7 @@ from jobs.monitoring.figures import (
 )
 from jobs.monitoring.interval import Interval
 from jobs.monitoring.reference import load_reference
+from jobs.monitoring.report import Drawing, save_index
 
 READS: tuple[str, ...] = ("predictions", "reference", "transactions")
 WRITES: tuple[str, ...] = ("monitoring",)
@@ -80,38 +82,44 @@ def history_start(lake: Lake, settings: Settings) -> date:
     return min(files)
 
 
-def _not_drawn(error: Exception) -> Figure:
-    detail = f"not drawn: {first_line(error)}"
-    return Figure(metric="drift_report", subject="all", status=INVESTIGATE, detail=detail)
+def measured(
+    reference: pd.DataFrame, current: pd.DataFrame, day: date, settings: Settings, drawing: Drawing | None
+) -> tuple[list[Figure], str]:
+    """The figures of a day that has a reference, and the page that was drawn beside them, if one was."""
+    contract, policy = contract_of(settings), policy_of(settings).drift
+    if drawing is not None:
+        alike = reference_days(reference, day, policy.minimum_rows).rows
+        drawing.begin(alike, current, rows=REPORT_ROWS)
+    start, delay = history_start(lake_of(settings), settings), contract.labels.delay_days
+    figures = measure(reference, current, day, start, delay, policy, contract.slices)
+    if drawing is None:
+        return figures, ""
+    problem = drawing.problem()
+    if problem:  # figures and alerts are worth more than their picture
+        detail = f"not drawn: {problem}"
+        figures.append(Figure(metric="drift_report", subject="all", status=INVESTIGATE, detail=detail))
+        return figures, ""
+    save_index(drawing.path.parent)
+    return figures, f"drift/{drawing.path.name}"
 
 
 def run(params: Params, settings: Settings) -> Receipt:
     watch = Stopwatch()
-    lake, policy = lake_of(settings), policy_of(settings)
-    if settings.drift_report:
-        # heavy; and before anything is asked, so that a missing package shows on a day without a champion too
-        from jobs.monitoring.report import save_index, save_report
+    lake = lake_of(settings)
     champion = read_champion(settings)
     reference = load_reference(settings, champion.run_id) if champion else None
-    current = live_rows(lake, Interval(params.day), champion.version if champion else "")
-    report = ""
-    if reference is None or champion is None:
-        why = "no champion" if champion is None else f"version {champion.version} keeps no reference"
-        figures = [Figure(metric="psi", subject="all", status=UNKNOWN, detail=f"{why} to compare with")]
-    else:
-        contract = contract_of(settings)
-        delay, start = contract.labels.delay_days, history_start(lake, settings)
-        figures = measure(reference, current, params.day, start, delay, policy.drift, contract.slices)
-        if settings.drift_report and len(current) and len(reference):
-            alike = reference_days(reference, params.day, policy.drift.minimum_rows).rows
+    with ExitStack() as ends:
+        drawing = None
+        if reference is not None and settings.drift_report:
             path = settings.reports / "drift" / f"{params.day}.html"
-            try:
-                save_report(alike, current, path, rows=REPORT_ROWS)
-            except Exception as error:  # of any kind; figures and alerts are worth more than their picture
-                figures.append(_not_drawn(error))
-            else:
-                save_index(path.parent)
-                report = f"drift/{path.name}"
+            drawing = ends.enter_context(Drawing(path))  # it gets ready while the log is read
+        current = live_rows(lake, Interval(params.day), champion.version if champion else "")
+        if reference is None or champion is None:
+            why = "no champion" if champion is None else f"version {champion.version} keeps no reference"
+            detail, report = f"{why} to compare with", ""
+            figures = [Figure(metric="psi", subject="all", status=UNKNOWN, detail=detail)]
+        else:
+            figures, report = measured(reference, current, params.day, settings, drawing)
     version = write_figures(lake, params.day, DRIFT, figures)
     alerts = raise_alerts(settings, alerts_of(settings, params.day, figures))
     named = [figure.subject for figure in figures if figure.status not in (OK, INVESTIGATE)]

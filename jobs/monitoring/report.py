@@ -1,36 +1,78 @@
-"""The picture of a day's drift for people: an Evidently report. What decides is in drift.py.
+"""The pictures of drift for people: Evidently's page of each day, and the page that leads to them.
 
-In: reference and current rows. Out: one self-contained HTML page, in place only when it is whole.
+In: reference and current rows. Out: HTML, in place only when it is whole. What decides is in drift.py.
+To import Evidently and to draw takes as long as to measure a day of a million rows, so that has a process of
+its own (draw_report.py), which works beside what measures.
 """
 
 from __future__ import annotations
 
 import os
-import warnings
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import TracebackType
 
 import pandas as pd
-from evidently import Report
-from evidently.presets import DataDriftPreset
+import pyarrow as pa
 
+from jobs.conf.settings import PROJECT_ROOT
 from jobs.features.declarations import MODEL_FEATURES
-from jobs.files import replacing, write_whole
+from jobs.files import write_whole
+
+DRAWS = "jobs.monitoring.draw_report"
+SIDE = "_side"  # the column that tells whose a row is
 
 
-def save_report(reference: pd.DataFrame, current: pd.DataFrame, path: Path, *, rows: int) -> None:
-    """Write the report over at most `rows` rows of each side."""
+class Drawing:
+    """A page that is being drawn; leaving the block ends what draws, whatever has become of it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", DRAWS, os.fspath(path.absolute())],
+            cwd=PROJECT_ROOT, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+        )  # fmt: skip
+        self._thread = ThreadPoolExecutor(1)
+
+    def __enter__(self) -> Drawing:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._process.kill()
+        self._thread.shutdown()
+        self._process.__exit__(kind, error, trace)
+
+    def begin(self, reference: pd.DataFrame, current: pd.DataFrame, *, rows: int) -> None:
+        """Draw at most `rows` rows of each side; a side without any gives no page."""
+        sample = sampled(reference, current, rows) if len(reference) and len(current) else b""
+        self._said = self._thread.submit(self._process.communicate, sample)
+
+    def problem(self) -> str:
+        """What stood against the page; empty once it is in place."""
+        _, said = self._said.result()
+        if self._process.returncode == 0:
+            return ""
+        lines = said.decode(errors="replace").strip().splitlines()
+        return lines[-1] if lines else f"{DRAWS} ended with {self._process.returncode}"
+
+
+def sampled(reference: pd.DataFrame, current: pd.DataFrame, rows: int) -> bytes:
+    """At most `rows` rows of each side, as draw_report.py reads them: an Arrow stream of one table."""
     sides = [
         side.sample(min(rows, len(side)), random_state=7)[[*MODEL_FEATURES, "score"]].astype("float64")
         for side in (reference, current)
     ]
-    # Evidently has no answer for a column without values, and a sample may miss all of a rare one's
-    usable = [name for name in sides[0] if all(side[name].notna().any() for side in sides)]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        preset = DataDriftPreset(num_method="psi", num_threshold=0.25)
-        snapshot = Report([preset], include_tests=True).run(sides[1][usable], sides[0][usable])
-    with replacing(path) as temporary:
-        snapshot.save_html(os.fspath(temporary))
+    table = pa.Table.from_pandas(pd.concat(sides, keys=[0, 1], names=[SIDE]).reset_index(SIDE),
+                                 preserve_index=False)  # fmt: skip
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as stream:
+        stream.write_table(table)
+    found: bytes = sink.getvalue().to_pybytes()
+    return found
 
 
 def save_index(folder: Path) -> None:

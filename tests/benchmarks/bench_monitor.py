@@ -94,7 +94,7 @@ def peer(stream: Stream, _: date, rows: pd.DataFrame, __: pd.DataFrame | None) -
 
 def run() -> list[Case]:
     """Every figure of monitoring."""
-    cases = speed()  # while this process is small: a child's peak counts from the size of its parent
+    cases = speed()
     streams = [stream_of(seed) for seed in range(1, min(WORLDS, SEEDS) + 1)]
     cases += quiet(streams)
     caught: dict[str, list[float]] = {}

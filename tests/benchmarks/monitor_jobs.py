@@ -1,8 +1,8 @@
 """The jobs that measure a day, from a prediction log and a registry to the table; and Evidently alone.
 
 Each runs in a process of its own: wall time is that of the whole process, its imports included, and memory
-its peak or that of a child. Log and registry are written first, by another process. Evidently makes the same
-rows in memory and reads no log; making them is not counted.
+the largest that it and all below it hold at one moment. Log and registry are written first, by another
+process. Evidently makes the same rows in memory and reads no log; making them is not counted.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from datetime import UTC, date, datetime, timedelta
 from importlib import import_module
 from pathlib import Path
@@ -34,6 +35,7 @@ ROOT = Path(__file__).parents[2]
 DAY, REFERENCE = date(2026, 3, 10), 20_000
 MODULES = {"measure_drift": "drift", "measure_service": "service", "measure_performance": "performance"}
 BATCH = 100_000
+LOOK_SECONDS = 0.05
 FRAUDS = 0.005
 PLACES = {name: place for place, name in enumerate(MODEL_FEATURES)}
 
@@ -167,20 +169,33 @@ def run_evidently(rows: int) -> None:
     Report([DataDriftPreset()], include_tests=True).run(*sides).dict()
 
 
+def proportional_kb(pid: int) -> int:
+    """Memory of a process, of what it shares with others its part."""
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+
+
 def measured(*arguments: object) -> Cost:
     """The cost of this module with such arguments, in a process of its own."""
+    from tests.benchmarks.serving_load import Server  # here, so that no measured process imports it
+
     command = [sys.executable, "-W", "ignore", "-m", "tests.benchmarks.monitor_jobs", *map(str, arguments)]
     begin = time.perf_counter()
-    child = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
-    assert child.stdout is not None
-    said = child.stdout.read()
-    _, status, usage = os.wait4(child.pid, 0)
+    child = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE)
+    family, ended, peak = Server(child, 0), 0, 0
+    while not ended:
+        with suppress(OSError):  # one of them has just ended
+            peak = max(peak, sum(map(proportional_kb, family.family)))
+        time.sleep(LOOK_SECONDS)
+        ended, status, usage = os.wait4(child.pid, os.WNOHANG)
     seconds = time.perf_counter() - begin
     child.returncode = os.waitstatus_to_exitcode(status)
     if child.returncode:
         raise subprocess.CalledProcessError(child.returncode, command)
+    assert child.stdout is not None
+    said = child.stdout.read()
     making = float(json.loads(said.splitlines()[-1])["making"]) if arguments[0] == "evidently" else 0.0
-    return Cost(seconds - making, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 2**20)
+    return Cost(seconds - making, usage.ru_utime + usage.ru_stime, peak / 2**20)
 
 
 def on_a_log(job: str, folder: Path, rows: int, days: int) -> Cost:

@@ -1,0 +1,42 @@
+"""Draws Evidently's page of a day: a process of its own, which report.py starts.
+
+In: the page's path, and on the standard input the rows that `report.sampled` gives. Out: one self-contained
+HTML page, in place only when it is whole.
+Errors: SystemExit where no rows come, as where the job that asks was killed.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from pathlib import Path
+
+import pyarrow as pa
+from evidently import Report
+from evidently.presets import DataDriftPreset
+
+from jobs.files import replacing
+from jobs.monitoring.report import SIDE
+
+
+def draw(sample: bytes, path: Path) -> None:
+    """Write the page of both sides."""
+    rows = pa.ipc.open_stream(sample).read_all().to_pandas()
+    first = rows.pop(SIDE) == 0
+    sides = rows[first], rows[~first]
+    # Evidently has no answer for a column without values, and a sample may miss all of a rare one's
+    usable = [name for name in rows if all(side[name].notna().any() for side in sides)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        preset = DataDriftPreset(num_method="psi", num_threshold=0.25)
+        snapshot = Report([preset], include_tests=True).run(sides[1][usable], sides[0][usable])
+    with replacing(path) as temporary:
+        snapshot.save_html(os.fspath(temporary))
+
+
+if __name__ == "__main__":
+    given = sys.stdin.buffer.read()
+    if not given:
+        sys.exit("no rows to draw")
+    draw(given, Path(sys.argv[1]))
