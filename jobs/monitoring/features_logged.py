@@ -79,10 +79,10 @@ def logged(
     readable, pieces = [np.empty(0, np.bool_)], [np.empty((len(chosen), 0), kind)]
     read = list(dict.fromkeys([*columns, *CHOSEN_BY, *LOGGED]))
     for batch in _with_lists(lake, batches(lake, when, read)):
-        rows = batch.filter(pc.fill_null(wanted(batch), False))
+        rows = _filtered(batch, pc.fill_null(wanted(batch), False))
         ours = _readable(rows, others)
         mask = ours.to_numpy(zero_copy_only=False)
-        values = _columns(rows["features"].filter(ours), chosen, kind)
+        values = _columns(_filtered(rows["features"], ours), chosen, kind)
         if not mask.all():
             values, held = np.full((len(chosen), len(rows)), np.nan, kind), values
             values[:, mask] = held
@@ -112,6 +112,11 @@ def batches(lake: Lake, when: Interval, columns: Sequence[str]) -> Iterator[pa.R
             yield batch
         else:
             yield batch.filter(pc.equal(pc.hour(batch["event_time"]), when.hour))
+
+
+def _filtered(rows: Any, mask: pa.Array) -> Any:
+    """The rows that a mask without nulls chooses; the same ones, and no copy, where these are all."""
+    return rows if pc.all(mask, min_count=0).as_py() else rows.filter(mask)
 
 
 def _columns(lists: pa.Array, chosen: list[int], kind: type[np.floating[Any]]) -> Values:
