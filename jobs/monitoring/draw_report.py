@@ -2,13 +2,17 @@
 
 In: the page's path, and on the standard input the rows that `report.sampled` gives. Out: one self-contained
 HTML page, in place only when it is whole.
-Errors: SystemExit where no rows come, as where the job that asks was killed.
+It ends with the process that started it, however that ends.
+Errors: SystemExit with what went wrong in its last line.
 """
 
 from __future__ import annotations
 
 import os
 import sys
+import threading
+import time
+import traceback
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,8 +23,11 @@ from evidently.core.container import MetricOrContainer
 from evidently.core.report import Context
 from evidently.presets import DataDriftPreset
 
+from jobs.core import first_line
 from jobs.files import replacing
 from jobs.monitoring.report import SIDE
+
+LOOK_SECONDS = 0.5
 
 
 class DriftTable(DataDriftPreset):  # type: ignore[misc] # Evidently comes without types
@@ -46,8 +53,24 @@ def draw(sample: bytes, path: Path) -> None:
         snapshot.save_html(os.fspath(temporary))
 
 
-if __name__ == "__main__":
+def end_with(parent: int) -> None:
+    """End this process once it is no child of that one any more: a job that was killed draws no page."""
+    while os.getppid() == parent:
+        time.sleep(LOOK_SECONDS)
+    os._exit(1)
+
+
+def main(parent: int, path: Path) -> None:
+    threading.Thread(target=end_with, args=(parent,), daemon=True).start()
     given = sys.stdin.buffer.read()
     if not given:
         sys.exit("no rows to draw")
-    draw(given, Path(sys.argv[1]))
+    try:
+        draw(given, path)
+    except Exception as error:
+        traceback.print_exc()
+        sys.exit(f"{type(error).__name__}: {first_line(error)}")
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), Path(sys.argv[2]))

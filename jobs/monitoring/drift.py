@@ -41,7 +41,7 @@ from jobs.monitoring.figures import (
 )
 from jobs.monitoring.interval import Interval
 from jobs.monitoring.reference import load_reference
-from jobs.monitoring.report import Drawing, save_index
+from jobs.monitoring.report import Drawing, require_evidently, save_index
 
 READS: tuple[str, ...] = ("predictions", "reference", "transactions")
 WRITES: tuple[str, ...] = ("monitoring",)
@@ -87,6 +87,7 @@ def measured(
 ) -> tuple[list[Figure], str]:
     """The figures of a day that has a reference, and the page that was drawn beside them, if one was."""
     contract, policy = contract_of(settings), policy_of(settings).drift
+    drawing = drawing if len(current) and len(reference) else None
     if drawing is not None:
         alike = reference_days(reference, day, policy.minimum_rows).rows
         drawing.begin(alike, current, rows=REPORT_ROWS)
@@ -105,6 +106,8 @@ def measured(
 
 def run(params: Params, settings: Settings) -> Receipt:
     watch = Stopwatch()
+    if settings.drift_report:
+        require_evidently()
     lake = lake_of(settings)
     champion = read_champion(settings)
     reference = load_reference(settings, champion.run_id) if champion else None

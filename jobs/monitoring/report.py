@@ -7,10 +7,12 @@ its own (draw_report.py), which works beside what measures.
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 
@@ -18,11 +20,19 @@ import pandas as pd
 import pyarrow as pa
 
 from jobs.conf.settings import PROJECT_ROOT
+from jobs.core import first_line
 from jobs.features.declarations import MODEL_FEATURES
 from jobs.files import write_whole
 
+LOGGER = logging.getLogger(__name__)
 DRAWS = "jobs.monitoring.draw_report"
 SIDE = "_side"  # the column that tells whose a row is
+
+
+def require_evidently() -> None:
+    """Fail where the library is missing, which another process imports, and not on some days only."""
+    if find_spec("evidently") is None:
+        raise ModuleNotFoundError("No module named 'evidently'", name="evidently")
 
 
 class Drawing:
@@ -31,7 +41,7 @@ class Drawing:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._process = subprocess.Popen(
-            [sys.executable, "-m", DRAWS, os.fspath(path.absolute())],
+            [sys.executable, "-m", DRAWS, str(os.getpid()), os.fspath(path.absolute())],
             cwd=PROJECT_ROOT, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
         )  # fmt: skip
         self._thread = ThreadPoolExecutor(1)
@@ -47,17 +57,21 @@ class Drawing:
         self._process.__exit__(kind, error, trace)
 
     def begin(self, reference: pd.DataFrame, current: pd.DataFrame, *, rows: int) -> None:
-        """Draw at most `rows` rows of each side; a side without any gives no page."""
-        sample = sampled(reference, current, rows) if len(reference) and len(current) else b""
-        self._said = self._thread.submit(self._process.communicate, sample)
+        """Draw at most `rows` rows of each side."""
+        self._said = self._thread.submit(
+            lambda: self._process.communicate(sampled(reference, current, rows))[1].decode(errors="replace")
+        )
 
     def problem(self) -> str:
-        """What stood against the page; empty once it is in place."""
-        _, said = self._said.result()
+        """What stood against the page, of any kind; empty once it is in place."""
+        try:
+            said = self._said.result().strip()
+        except Exception as error:  # a side without a feature, say: figures are worth more than their picture
+            return f"{type(error).__name__}: {first_line(error)}"
         if self._process.returncode == 0:
             return ""
-        lines = said.decode(errors="replace").strip().splitlines()
-        return lines[-1] if lines else f"{DRAWS} ended with {self._process.returncode}"
+        LOGGER.warning("the page %s is not drawn:\n%s", self.path, said)
+        return said.splitlines()[-1] if said else f"{DRAWS} ended with {self._process.returncode}"
 
 
 def sampled(reference: pd.DataFrame, current: pd.DataFrame, rows: int) -> bytes:

@@ -11,6 +11,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from contextlib import suppress
 from datetime import UTC, date, datetime, timedelta
@@ -181,19 +182,21 @@ def measured(*arguments: object) -> Cost:
 
     command = [sys.executable, "-W", "ignore", "-m", "tests.benchmarks.monitor_jobs", *map(str, arguments)]
     begin = time.perf_counter()
-    child = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE)
-    family, ended, peak = Server(child, 0), 0, 0
-    while not ended:
-        with suppress(OSError):  # one of them has just ended
-            peak = max(peak, sum(map(proportional_kb, family.family)))
-        time.sleep(LOOK_SECONDS)
-        ended, status, usage = os.wait4(child.pid, os.WNOHANG)
-    seconds = time.perf_counter() - begin
+    with tempfile.TemporaryFile("w+") as answer:
+        child = subprocess.Popen(command, cwd=ROOT, stdout=answer)
+        family, ended, peak = Server(child, 0), 0, 0
+        while not ended:
+            with suppress(FileNotFoundError, ProcessLookupError):  # one of them has just ended
+                peak = max(peak, sum(map(proportional_kb, family.family)))
+            time.sleep(LOOK_SECONDS)
+            ended, status, usage = os.wait4(child.pid, os.WNOHANG)
+        seconds = time.perf_counter() - begin
+        answer.seek(0)
+        said = answer.read()
     child.returncode = os.waitstatus_to_exitcode(status)
     if child.returncode:
         raise subprocess.CalledProcessError(child.returncode, command)
-    assert child.stdout is not None
-    said = child.stdout.read()
+    assert peak, "no memory was seen"
     making = float(json.loads(said.splitlines()[-1])["making"]) if arguments[0] == "evidently" else 0.0
     return Cost(seconds - making, usage.ru_utime + usage.ru_stime, peak / 2**20)
 

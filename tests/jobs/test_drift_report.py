@@ -11,12 +11,14 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pytest
 
 from jobs.conf.settings import PROJECT_ROOT, Settings
 from jobs.features.declarations import MODEL_FEATURES
 from jobs.lake.store import lake_of
 from jobs.monitoring import drift, report
-from jobs.monitoring.figures import read_figures
+from jobs.monitoring.figures import read_champion, read_figures
+from jobs.monitoring.reference import load_reference, reference_path
 from tests.jobs.test_monitoring_jobs import DAY, champion, days, rows_of, serve
 
 pytest_plugins = ("tests.promotion_support",)
@@ -57,12 +59,31 @@ def test_a_picture_that_cannot_be_drawn_costs_no_figure_and_no_alert(place: Sett
     assert receipt.facts["report"] == ""
 
 
-def test_a_side_without_rows_gives_no_page(tmp_path: Path) -> None:
-    rows = rows_of(DAY, ROWS)
-    with report.Drawing(tmp_path / "day.html") as drawing:
-        drawing.begin(rows, rows.head(0), rows=DRAWN)
-        assert drawing.problem() == "no rows to draw"
-    assert list(tmp_path.iterdir()) == []
+def test_a_reference_without_a_feature_of_today_costs_the_picture_alone(
+    place: Settings, tmp_path: Path
+) -> None:
+    version = champion(place, tmp_path)
+    serve(place, version, *map(rows_of, days(DAY, 14)))
+    known = read_champion(place)
+    assert known is not None
+    reference = load_reference(place, known.run_id)
+    assert reference is not None
+    reference.drop(columns=[RARE[0]]).to_parquet(reference_path(place, known.run_id))
+    drift.run(drift.Params(day=DAY), place)
+    figures = {f"{each.metric} {each.subject}": each for each in read_figures(lake_of(place), DAY)}
+    assert len(figures) > len(MODEL_FEATURES)
+    assert figures[f"psi {RARE[0]}"].status == "unknown"
+    page = figures["drift_report all"]
+    assert page.detail.startswith("not drawn: KeyError:")
+    assert RARE[0] in page.detail
+
+
+def test_a_day_without_rows_has_no_picture_and_no_figure_of_one(place: Settings, tmp_path: Path) -> None:
+    champion(place, tmp_path)
+    receipt = drift.run(drift.Params(day=DAY), place)
+    assert receipt.facts["report"] == ""
+    assert [each.metric for each in read_figures(lake_of(place), DAY)] == ["psi"]
+    assert not (place.reports / "drift").exists()
 
 
 def test_what_draws_ends_with_the_block_that_asked_for_it(tmp_path: Path) -> None:
@@ -74,20 +95,23 @@ def test_what_draws_ends_with_the_block_that_asked_for_it(tmp_path: Path) -> Non
     assert time.monotonic() - began < 5
 
 
-def test_what_draws_ends_with_the_process_that_asked_for_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize("begun", [False, True])
+def test_what_draws_ends_with_the_process_that_asked_for_it(tmp_path: Path, begun: bool) -> None:
     asks = (
-        "import sys, time; from pathlib import Path; from jobs.monitoring.report import Drawing; "
-        "print(Drawing(Path(sys.argv[1]))._process.pid, flush=True); time.sleep(600)"
+        "import sys, time; from datetime import date; from pathlib import Path\n"
+        "from jobs.monitoring.report import Drawing; from tests.jobs.test_drift_report import rows_of\n"
+        "drawing = Drawing(Path(sys.argv[1])); rows = rows_of(date(2026, 2, 2), 900)\n"
+        "if len(sys.argv) > 2: drawing.begin(rows, rows, rows=300); time.sleep(1)\n"
+        "print(drawing._process.pid, flush=True); time.sleep(600)"
     )
-    with subprocess.Popen(
-        [sys.executable, "-c", asks, str(tmp_path / "day.html")], cwd=PROJECT_ROOT, stdout=subprocess.PIPE
-    ) as job:
+    command = [sys.executable, "-c", asks, str(tmp_path / "day.html"), *(["begin"] if begun else [])]
+    with subprocess.Popen(command, cwd=PROJECT_ROOT, stdout=subprocess.PIPE) as job:
         assert job.stdout is not None
         draws = Path(f"/proc/{int(job.stdout.readline())}")
         assert draws.exists()
         job.kill()
     deadline = time.monotonic() + 60
     while draws.exists():
-        assert time.monotonic() < deadline, "it still waits for rows"
+        assert time.monotonic() < deadline, "it still waits for rows, or draws"
         time.sleep(0.1)
-    assert list(tmp_path.iterdir()) == []
+    assert not (tmp_path / "day.html").exists()
