@@ -15,9 +15,10 @@ import time
 import traceback
 import warnings
 from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
 
-import pyarrow as pa
+import pandas as pd
 from evidently import Report
 from evidently.core.container import MetricOrContainer
 from evidently.core.report import Context
@@ -40,7 +41,7 @@ class DriftTable(DataDriftPreset):  # type: ignore[misc] # Evidently comes witho
 
 def draw(sample: bytes, path: Path) -> None:
     """Write the page of both sides."""
-    rows = pa.ipc.open_stream(sample).read_all().to_pandas()
+    rows = pd.read_parquet(BytesIO(sample))
     first = rows.pop(SIDE) == 0
     sides = rows[first], rows[~first]
     # Evidently has no answer for a column without values, and a sample may miss all of a rare one's

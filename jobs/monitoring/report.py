@@ -13,11 +13,11 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
+from io import BytesIO
 from pathlib import Path
 from types import TracebackType
 
 import pandas as pd
-import pyarrow as pa
 
 from jobs.conf.settings import PROJECT_ROOT
 from jobs.core import first_line
@@ -75,18 +75,14 @@ class Drawing:
 
 
 def sampled(reference: pd.DataFrame, current: pd.DataFrame, rows: int) -> bytes:
-    """At most `rows` rows of each side, as draw_report.py reads them: an Arrow stream of one table."""
+    """At most `rows` rows of each side, as draw_report.py reads them: one table, as Parquet."""
     sides = [
         side.sample(min(rows, len(side)), random_state=7)[[*MODEL_FEATURES, "score"]].astype("float64")
         for side in (reference, current)
     ]
-    table = pa.Table.from_pandas(pd.concat(sides, keys=[0, 1], names=[SIDE]).reset_index(SIDE),
-                                 preserve_index=False)  # fmt: skip
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, table.schema) as stream:
-        stream.write_table(table)
-    found: bytes = sink.getvalue().to_pybytes()
-    return found
+    sink = BytesIO()
+    pd.concat(sides, keys=[0, 1], names=[SIDE]).reset_index(SIDE).to_parquet(sink, index=False)
+    return sink.getvalue()
 
 
 def save_index(folder: Path) -> None:

@@ -178,16 +178,16 @@ def proportional_kb(pid: int) -> int:
 
 def measured(*arguments: object) -> Cost:
     """The cost of this module with such arguments, in a process of its own."""
-    from tests.benchmarks.serving_load import Server  # here, so that no measured process imports it
+    from tests.benchmarks.serving_load import family_of  # here, so that no measured process imports it
 
     command = [sys.executable, "-W", "ignore", "-m", "tests.benchmarks.monitor_jobs", *map(str, arguments)]
     begin = time.perf_counter()
     with tempfile.TemporaryFile("w+") as answer:
         child = subprocess.Popen(command, cwd=ROOT, stdout=answer)
-        family, ended, peak = Server(child, 0), 0, 0
+        ended, peak = 0, 0
         while not ended:
             with suppress(FileNotFoundError, ProcessLookupError):  # one of them has just ended
-                peak = max(peak, sum(map(proportional_kb, family.family)))
+                peak = max(peak, sum(map(proportional_kb, family_of(child.pid))))
             time.sleep(LOOK_SECONDS)
             ended, status, usage = os.wait4(child.pid, os.WNOHANG)
         seconds = time.perf_counter() - begin

@@ -29,6 +29,17 @@ PAGE = os.sysconf("SC_PAGE_SIZE")
 START_SECONDS = 120.0
 
 
+def family_of(pid: int) -> list[int]:
+    """The process and all below it."""
+    pids, found = [pid], []
+    while pids:
+        pid = pids.pop()
+        found.append(pid)
+        for task in Path(f"/proc/{pid}/task").glob("*/children"):
+            pids += [int(child) for child in task.read_text().split()]
+    return found
+
+
 @dataclass(frozen=True)
 class Server:
     """A process that answers on a port of loopback."""
@@ -39,13 +50,7 @@ class Server:
     @property
     def family(self) -> list[int]:
         """The process and all below it."""
-        pids, found = [self.process.pid], []
-        while pids:
-            pid = pids.pop()
-            found.append(pid)
-            for task in Path(f"/proc/{pid}/task").glob("*/children"):
-                pids += [int(child) for child in task.read_text().split()]
-        return found
+        return family_of(self.process.pid)
 
     def processor_seconds(self) -> float:
         """User and system time of the family so far."""
@@ -53,7 +58,9 @@ class Server:
 
     def memory_mb(self) -> float:
         """Resident memory of the family."""
-        pages = sum(int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in self.family)
+        pages = sum(
+            int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in family_of(self.process.pid)
+        )
         return pages * PAGE / 1e6
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
 import time
 from datetime import date, timedelta
+from io import BytesIO, TextIOWrapper
 from pathlib import Path
 
 import numpy as np
@@ -57,6 +59,21 @@ def test_a_picture_that_cannot_be_drawn_costs_no_figure_and_no_alert(place: Sett
     page = figures["drift_report all"]
     assert (page.status, page.detail.partition(" [")[0]) == ("investigate", "not drawn: FileExistsError:")
     assert receipt.facts["report"] == ""
+
+
+def test_of_an_error_with_several_lines_the_first_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from jobs.monitoring import draw_report  # heavy
+
+    def broken(*_: object) -> None:
+        raise ValueError("the library has no answer\nfor this day")
+
+    monkeypatch.setattr(draw_report, "draw", broken)
+    monkeypatch.setattr(sys, "stdin", TextIOWrapper(BytesIO(b"rows")))
+    with pytest.raises(SystemExit) as ended:
+        draw_report.main(os.getppid(), tmp_path / "day.html")
+    assert ended.value.code == "ValueError: the library has no answer"
 
 
 def test_a_reference_without_a_feature_of_today_costs_the_picture_alone(
