@@ -81,10 +81,11 @@ class Town:
         )
         return events.join(pd.DataFrame(values, columns=list(MODEL_FEATURES))), fraud
 
-    def test_scores(self, bundle: ModelBundle) -> Floats:
+    def test_scores(self, bundle: ModelBundle) -> pd.DataFrame:
         """A version's offline scores on test rows."""
         rows, _ = self.payments(TEST_ROWS, BEGUN, 1.0)
-        return bundle.score(rows[list(MODEL_FEATURES)].to_numpy(dtype=np.float32))
+        scores = bundle.score(rows[list(MODEL_FEATURES)].to_numpy(dtype=np.float32))
+        return pd.DataFrame({"score": scores, "hour": BEGUN.hour})
 
 
 @cache

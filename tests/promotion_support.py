@@ -72,7 +72,10 @@ def offer(
     rows = features_of(2000, 1)
     scores = ModelBundle.load(folder).score(rows.to_numpy(dtype=np.float32))
     reference = rows.assign(
-        score=scores + scored_apart, is_fraud=0, amount_minor=100, event_time=datetime(2026, 1, 1, tzinfo=UTC)
+        score=scores + scored_apart,
+        is_fraud=0,
+        amount_minor=100,
+        event_time=pd.date_range("2026-01-01", periods=len(rows), freq="min", tz="UTC"),
     )
     file = tmp_path / "reference.parquet"
     reference.to_parquet(file)

@@ -27,6 +27,7 @@ DEMO = load_policy("demo")
 CUSTOMERS = 3000
 RATE = 100  # requests a second
 SECONDS_AT_MOST = 60
+HOUR = 12.0  # of the day, in which a trial passes
 FAULTY = ("raises", "slow", "nan", "spoilt", "miscalibrated", "shuffled")
 CORRECTS = "corrects"  # no fault: many payments are of a new kind, which only the champion does not know
 CANARY_ONLY = ("raises", "slow", "nan")  # what its shadow does not show
@@ -65,7 +66,8 @@ class World:
         weights = self.generator.gamma(0.7, 1.0, CUSTOMERS)
         self.activity = weights / weights.sum()
         good, _ = self.scored(self.customers(6000))
-        self.references = good, self.spoilt(good) if kind != "spoilt" else good
+        offline = self.spoilt(good) if kind != "spoilt" else good
+        self.references = [pd.DataFrame({"score": each, "hour": HOUR}) for each in (good, offline)]
 
     def customers(self, requests: int) -> npt.NDArray[np.int64]:
         return self.generator.choice(CUSTOMERS, requests, p=self.activity)
@@ -109,6 +111,7 @@ class World:
             failed=failed.astype(float),
             latency_ms=latency,
             decision=np.where(failed, "", decision),
+            hour=HOUR,
             compared=1.0,
             requests=1.0,
             passed=passed.astype(float),

@@ -20,9 +20,18 @@ from jobs.conf.settings import Settings
 from jobs.core import SluiceError
 from jobs.lake.store import Lake, lake_of
 from jobs.monitoring.reference import load_reference
-from jobs.monitoring.statistics import Floats, as_floats
+from jobs.monitoring.statistics import as_floats
 from jobs.promotion.customer_checks import BLOCK
-from jobs.promotion.look import StepEvidence, is_full, joined, no_rows, reduced, sampled
+from jobs.promotion.look import (
+    StepEvidence,
+    covers,
+    is_full,
+    joined,
+    latest_of_hours,
+    no_rows,
+    reduced,
+    sampled,
+)
 from jobs.promotion.sequential import look_number, look_size
 from jobs.promotion.state import SHADOW_STEP, VersionState
 from jobs.promotion.step_log import SHADOW, Counts, StepLog, after, known_frauds, windows
@@ -51,6 +60,7 @@ def prepared(log: pd.DataFrame, since: datetime, frauds: Collection[int] = ()) -
             "failed": np.isnan(score).astype(np.int8),
             "latency_ms": log["latency_ms"],
             "seconds": (log["served_at"] - since).dt.total_seconds(),
+            "hour": log["event_time"].dt.hour,
             "compared": log["rule"].fillna("").eq("").astype(np.int8),
             "passed": (decision.ne(BLOCK) | held_out).astype(np.int8),
             "disputed": log["transaction_id"].isin(frauds).astype(np.int8),
@@ -68,17 +78,17 @@ def paired(mine: pd.DataFrame, others: pd.DataFrame) -> tuple[pd.DataFrame, pd.D
     return first, second
 
 
-def scores_of(settings: Settings, state: VersionState | None) -> Floats | None:
-    """Offline scores of a version on its own test rows; None where it has none."""
+def scores_of(settings: Settings, state: VersionState | None) -> pd.DataFrame | None:
+    """Score and hour of the day of a version's own test rows; None where it has none."""
     if state is None:
         return None
     try:
         reference = load_reference(settings, state.run_id)
     except SluiceError:
         return None  # a champion of an older store: the verdict does without this comparison
-    if reference is None or "score" not in reference or len(reference) == 0:
+    if reference is None or not {"score", "event_time"} <= set(reference) or len(reference) == 0:
         return None
-    return as_floats(reference["score"])
+    return pd.DataFrame({"score": as_floats(reference["score"]), "hour": reference["event_time"].dt.hour})
 
 
 def evidence_of(
@@ -177,32 +187,36 @@ def _look_end(log: StepLog, said_by: Said, own: Counts, step: str, started: date
     return float(seconds.iloc[look_size(number) - 1 - int(so_far[whole] - own[whole])])
 
 
-def _shadow_before(log: StepLog, said_by: Said, begin: datetime) -> pd.DataFrame:
-    """The latest of the challenger's own shadow."""
+def _shadow_before(log: StepLog, said_by: Said, begin: datetime, hours: set[int]) -> pd.DataFrame:
+    """The latest of the challenger's own shadow, in each of these hours of the day as far as it saw them."""
     end = log.latest(SHADOW_STEP, begin)
-    asked = partial(log.batches, step=SHADOW_STEP)
-    return _latest(asked, lambda rows: said_by(rows, ()).shadow, begin, end)
+    asked, covered = partial(log.batches, step=SHADOW_STEP), partial(covers, hours=hours)
+    return _latest(asked, lambda rows: said_by(rows, ()).shadow, latest_of_hours, covered, begin, end)
 
 
 def _champion_before(log: StepLog, said_by: Said, step: str, begin: datetime, end: datetime) -> pd.DataFrame:
     """The latest of the champion's answers in the promotion's other steps."""
-    return _latest(
-        log.batches, lambda rows: said_by(rows[rows["step"].ne(step)], ()).champion_before, begin, end
-    )
+
+    def seen_in(rows: pd.DataFrame) -> pd.DataFrame:
+        return said_by(rows[rows["step"].ne(step)], ()).champion_before
+
+    return _latest(log.batches, seen_in, sampled, is_full, begin, end)
 
 
 def _latest(
     asked: Callable[[datetime, datetime], Iterator[pd.DataFrame]],
     seen_in: Callable[[pd.DataFrame], pd.DataFrame],
+    kept: Callable[[pd.DataFrame], pd.DataFrame],
+    is_enough: Callable[[pd.DataFrame], bool],
     begin: datetime,
     end: datetime,
 ) -> pd.DataFrame:
     """What an estimate needs of what was served in [begin, end), read from its end on until that is there."""
     found, span = no_rows(), WALK
-    while end > begin and not is_full(found):
+    while end > begin and not is_enough(found):
         early, read = max(begin, end - span), 0
         for rows in asked(early, end):
-            found = sampled(joined(found, seen_in(rows)))
+            found = kept(joined(found, seen_in(rows)))
             read += len(rows)
         end = early
         span = span if read > ROWS_AT_ONCE else WIDER * span
@@ -232,9 +246,11 @@ def gather(
     )
     found = _of_step(lake, log, said_by, version=state.version, step=step, started=step_started, now=now)
     if step != SHADOW_STEP:
+        single = found.challenger["request_id"].ne("")
+        hours = set(found.challenger.loc[single, "hour"])
         found = replace(
             found,
-            shadow=_shadow_before(log, said_by, promotion_started),
+            shadow=_shadow_before(log, said_by, promotion_started, hours),
             champion_before=_champion_before(log, said_by, step, promotion_started, step_started + TOGETHER),
         )
     return replace(

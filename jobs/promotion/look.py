@@ -10,15 +10,15 @@ import pandas as pd
 
 from jobs.conf.policy import Policy
 from jobs.core import Check, Outcome
-from jobs.monitoring.statistics import Floats
 from jobs.promotion.sequential import look_number, look_size, spent_at
 from jobs.promotion.state import percent_of, steps_of
 
 TEXTS = ("request_id", "decision")
-NUMBERS = ("customer_id", "score", "failed", "latency_ms", "seconds", "compared", "passed", "disputed",
-           "requests")  # fmt: skip
+NUMBERS = ("customer_id", "score", "failed", "latency_ms", "seconds", "hour", "compared", "passed",
+           "disputed", "requests")  # fmt: skip
 CERTAIN = 1.0 - 1e-9  # no score says more: its log must be finite
 SCORES_AT_MOST, LATENCIES_AT_MOST = 20_000, 5_000  # the latest of a look: enough for an estimate
+HOUR_AT_MOST = 2_000  # scores of a shadow in one hour of the day
 
 # what can roll a version back; each has the same share of the step's alpha
 CHECKS = (
@@ -31,9 +31,9 @@ def no_rows() -> pd.DataFrame:
     """A frame of evidence without rows.
 
     Columns: request_id, customer_id, score (NaN where none), failed (1: it raised or gave no score),
-    latency_ms, seconds since the step's start, decision before any holdout, compared (1: a model decided, and
-    in shadow both have decided this request), passed (1: the payment went through), disputed (1: known as
-    fraud by now), requests that the row stands for.
+    latency_ms, seconds since the step's start, hour of the day (UTC) of the payment, decision before any
+    holdout, compared (1: a model decided, and in shadow both have decided this request), passed (1: the
+    payment went through), disputed (1: known as fraud by now), requests that the row stands for.
     A row of one request is that request. Rows of many, see `reduced`, have no request_id and no latency, and
     as their score the chance that one of them is a fraud.
     """
@@ -52,8 +52,8 @@ class StepEvidence:
     champion: pd.DataFrame  # the champion's answers in the same window
     champion_before: pd.DataFrame = field(default_factory=no_rows)  # of the promotion's earlier steps
     shadow: pd.DataFrame = field(default_factory=no_rows)  # the challenger's own shadow rows
-    challenger_reference: Floats | None = None  # its offline scores on its test rows
-    champion_reference: Floats | None = None
+    challenger_reference: pd.DataFrame | None = None  # its test rows: score, hour of the day
+    champion_reference: pd.DataFrame | None = None
     silent_minutes: float = 0.0  # since the step's latest row
 
     @property
@@ -118,6 +118,13 @@ def _latest(rows: pd.DataFrame, column: str, at_most: int) -> pd.DataFrame:
     return rows[rows[column].notna() & rows["request_id"].ne("")].nlargest(at_most, "seconds")
 
 
+def latest_of_hours(rows: pd.DataFrame) -> pd.DataFrame:
+    """Of each hour of the day the latest requests with a score: what a step at that hour is held against."""
+    scored = rows[rows["score"].notna() & rows["request_id"].ne("")]
+    in_order = scored.sort_values("seconds", kind="stable", ascending=False)
+    return in_order.groupby("hour", sort=False).head(HOUR_AT_MOST)
+
+
 def sampled(rows: pd.DataFrame) -> pd.DataFrame:
     """The rows that an estimate can ask for."""
     wanted = latest_scores(rows).index.union(latest_latencies(rows).index)
@@ -127,6 +134,12 @@ def sampled(rows: pd.DataFrame) -> pd.DataFrame:
 def is_full(rows: pd.DataFrame) -> bool:
     """Whether no estimate would ask for earlier rows."""
     return len(latest_scores(rows)) == SCORES_AT_MOST and len(latest_latencies(rows)) == LATENCIES_AT_MOST
+
+
+def covers(rows: pd.DataFrame, hours: set[int]) -> bool:
+    """Whether no estimate at these hours of the day would ask for earlier rows."""
+    full = rows["hour"].value_counts() >= HOUR_AT_MOST
+    return hours <= set(full.index[full])
 
 
 def reduced(rows: pd.DataFrame, look_end: float) -> pd.DataFrame:

@@ -15,49 +15,57 @@ from scipy import stats
 from jobs.conf.policy import Policy
 from jobs.core import Check, Outcome
 from jobs.monitoring.statistics import Floats, psi_lower_bound, quantile_edges
-from jobs.promotion.look import Look, latest_scores, made_check
+from jobs.promotion.look import Look, joined, latest_of_hours, latest_scores, made_check, no_rows
 from jobs.promotion.sequential import FIRST_LOOK
 from jobs.promotion.state import percent_of
 
 DRAWS = 200
 CLUSTERS = 200  # more customers than this are drawn in groups
+ROWS_OF_A_BIN = 12
+HOUR_AT_LEAST = 12  # scores of an hour of the day: fewer stand for no hour
 TOP_SHARE = 0.25  # of the champion's scores: what it holds for suspicious
 
 
 def scores(look: Look, policy: Policy) -> list[Check]:
-    """The challenger's scores against its own in shadow, and against its own offline ones."""
+    """The challenger's scores against its own in shadow, and its own offline ones, at the same hours.
+
+    A step at hours that the shadow has not seen is held against the offline scores alone.
+    """
     limit, evidence = policy.canary.score_psi_max, look.evidence
-    answered = latest_scores(evidence.challenger)
-    enough = look.number > 0 and len(answered) >= FIRST_LOOK
-    checks = []
+    answered = latest_scores(evidence.challenger) if look.number else no_rows()
+    offline = _against_offline(look, answered, policy)
+    checks = [offline] if offline is not None else []
     if percent_of(evidence.step):
-        name = "score PSI against own shadow"
-        shadow = latest_scores(evidence.shadow)
-        if enough and len(shadow) >= FIRST_LOOK:
-            pooled = shadow["score"].to_numpy(dtype=np.float64)
-            value, lower = _score_shift(pooled, shadow, answered, policy, look.alpha)
-            checks.append(_shift_check(name, value, lower, limit))
-        else:
-            detail = f"{len(answered)} canary and {len(shadow)} shadow scores: too few"
+        name, shadow = "score PSI against own shadow", latest_of_hours(evidence.shadow)
+        shift = _score_shift(shadow, answered, policy, look.alpha)
+        if shift is not None:
+            checks.insert(0, _shift_check(name, *shift, limit))
+        elif offline is None:
+            detail = f"{len(answered)} canary and {len(shadow)} shadow scores: too few of the same hours"
             checks.append(made_check(name, Outcome.INCONCLUSIVE, nan, limit, detail))
-    if evidence.challenger_reference is not None and enough:
-        checks.append(_against_offline(look, evidence.challenger_reference, answered, policy))
     return checks
 
 
-def _against_offline(look: Look, reference: Floats, answered: pd.DataFrame, policy: Policy) -> Check:
+def _against_offline(look: Look, answered: pd.DataFrame, policy: Policy) -> Check | None:
     """Live scores against the offline ones; what the champion's scores moved as well is the world's doing."""
-    evidence, limit, world = look.evidence, policy.canary.score_psi_max, 0.0
-    value, lower = _score_shift(reference, _each_alone(reference), answered, policy, look.alpha)
-    champion = latest_scores(pd.concat([evidence.champion, evidence.champion_before], ignore_index=True))
-    own = evidence.champion_reference
-    if own is not None and len(champion) >= FIRST_LOOK:
-        world, _ = _score_shift(own, _each_alone(own), champion, policy, look.alpha)
-    return _shift_check("score PSI against own offline scores", value - world, lower - world, limit)
+    evidence = look.evidence
+    shift = _offline_shift(evidence.challenger_reference, answered, policy, look.alpha)
+    if shift is None:
+        return None
+    champion = latest_scores(joined(evidence.champion, evidence.champion_before))
+    moved = _offline_shift(evidence.champion_reference, champion, policy, look.alpha)
+    world = moved[0] if moved is not None else 0.0
+    name, limit = "score PSI against own offline scores", policy.canary.score_psi_max
+    return _shift_check(name, shift[0] - world, shift[1] - world, limit)
 
 
-def _each_alone(values: Floats) -> pd.DataFrame:
-    return pd.DataFrame({"customer_id": np.arange(len(values)), "score": values})
+def _offline_shift(
+    reference: pd.DataFrame | None, answered: pd.DataFrame, policy: Policy, alpha: float
+) -> tuple[float, float] | None:
+    if reference is None:
+        return None
+    each_alone = reference.assign(customer_id=np.arange(len(reference)))
+    return _score_shift(each_alone, answered, policy, alpha)
 
 
 def _shift_check(name: str, value: float, lower: float, limit: float) -> Check:
@@ -68,25 +76,48 @@ def _shift_check(name: str, value: float, lower: float, limit: float) -> Check:
 
 
 def _score_shift(
-    edges_from: Floats, first: pd.DataFrame, second: pd.DataFrame, policy: Policy, alpha: float
-) -> tuple[float, float]:
-    """PSI of scores and its lower bound, customers drawn as a whole; bins as fine as the sample bears."""
-    bins = int(np.clip(min(len(first), len(second)) // 12, 3, policy.drift.bins))
-    edges = quantile_edges(_rounded(edges_from), bins)
+    pool: pd.DataFrame, answered: pd.DataFrame, policy: Policy, alpha: float
+) -> tuple[float, float] | None:
+    """PSI of scores at the same hours and its lower bound, customers drawn as a whole; None of too few.
+
+    Bins are as fine as the samples bear.
+    """
+    pool, answered = at_the_same_hours(pool, answered)
+    size = min(pool["weight"].sum(), len(answered))
+    if size < FIRST_LOOK:
+        return None
+    bins = int(np.clip(size // ROWS_OF_A_BIN, 3, policy.drift.bins))
+    edges = quantile_edges(_rounded(pool["score"].to_numpy(dtype=np.float64)), bins)
     return psi_lower_bound(
-        _counts_by_cluster(first, edges),
-        _counts_by_cluster(second, edges),
+        _counts_by_cluster(pool, edges),
+        _counts_by_cluster(answered, edges),
         z_score=float(stats.norm.isf(alpha)),
         samples=DRAWS,
         generator=np.random.default_rng(7),
     )
 
 
+def at_the_same_hours(pool: pd.DataFrame, answered: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The rows of hours that both have; `weight` gives the pool's the other's shares of hours.
+
+    Weights sum to the number of unweighted rows that tell as much (Kish 1965, Survey Sampling, 11.7). Nights
+    have other payments than days, so a step that begins by night differs from a shadow of the day before.
+    """
+    there = pool["hour"].value_counts()
+    answered = answered[answered["hour"].isin(there.index[there >= HOUR_AT_LEAST])]
+    asked = answered["hour"].value_counts()
+    pool = pool[pool["hour"].isin(asked.index)]
+    weight = pool["hour"].map(asked / there).astype(np.float64)
+    if len(pool):
+        weight *= weight.sum() / (weight**2).sum()
+    return pool.assign(weight=weight), answered.assign(weight=1.0)
+
+
 def _counts_by_cluster(rows: pd.DataFrame, edges: Floats) -> Floats:
     codes = pd.factorize(rows["customer_id"])[0] % CLUSTERS
     places = np.searchsorted(edges, _rounded(rows["score"].to_numpy(dtype=np.float64)), side="left")
     counts = np.zeros((int(codes.max()) + 1, len(edges) + 1))
-    np.add.at(counts, (codes, places), 1.0)
+    np.add.at(counts, (codes, places), rows["weight"].to_numpy(dtype=np.float64))
     return counts
 
 

@@ -23,7 +23,7 @@ from jobs.promotion.look import joined
 from jobs.promotion.state import SHADOW_STEP
 
 COLUMNS = ["request_id", "transaction_id", "customer_id", "model_version", "variant", "step", "score",
-           "decision", "rule", "error", "latency_ms", "served_at"]  # fmt: skip
+           "decision", "rule", "error", "latency_ms", "event_time", "served_at"]  # fmt: skip
 SHADOW = "shadow"
 FEW_BATCHES = {"batch_size": 65_536, "batch_readahead": 2, "fragment_readahead": 4}  # that wait in memory
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pytest
 
@@ -24,15 +25,22 @@ from tests.promotion_logs import APPENDED_SECONDS, BEGUN, CHALLENGER, CHAMPION
 from tests.promotion_trials import DEMO, RATE
 
 LATE = 1.5  # seconds after its answer a shadow is scored
+FASTER = 600  # ten seconds are 100 minutes of the day
 AT_ONCE = 700  # rows of a step in memory
 
 
 class Late(promotion_logs.Promotion):
-    """A promotion whose shadows are scored a little after their answers, as the service does."""
+    """A promotion whose shadows are scored a little after their answers, as the service does.
+
+    Its payments are of a day that passes fast, so that a step sees several hours.
+    """
 
     def _timed(self, rows: list[Prediction]) -> list[Prediction]:
         return [
-            row._replace(served_at=row.served_at + LATE * (row.variant == "shadow"))
+            row._replace(
+                served_at=row.served_at + LATE * (row.variant == "shadow"),
+                event_time=BEGUN + FASTER * (row.event_time - BEGUN),
+            )
             for row in super()._timed(rows)
         ]
 
@@ -82,9 +90,11 @@ def all_at_once(home: Settings, step: str, started: datetime) -> StepEvidence:
 def held(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Few rows are enough for an estimate; gives how many rows of the log were held at once."""
     monkeypatch.setattr(look, "SCORES_AT_MOST", 400)
+    monkeypatch.setattr(look, "HOUR_AT_MOST", 150)
     monkeypatch.setattr(look, "LATENCIES_AT_MOST", 300)
     monkeypatch.setattr(evidence, "TOGETHER", timedelta(seconds=2))
-    offline = np.random.default_rng(1).beta(1, 40, 2000)
+    draw = np.random.default_rng(1)
+    offline = pd.DataFrame({"score": draw.beta(1, 40, 2000), "hour": draw.integers(0, 24, 2000)})
     monkeypatch.setattr(evidence, "scores_of", lambda *_: offline)
     found, original = list[int](), evidence.evidence_of
 
@@ -101,7 +111,7 @@ def held(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     [
         ("better", {"shadow": 3}),
         ("blind", {"shadow": 3}),
-        ("better", {"shadow": 1, "canary_50": 3}),
+        ("better", {"shadow": 15, "canary_50": 3}),
         ("identical", {"shadow": 1, "canary_50": 1, "canary_100": 4}),
     ],
 )

@@ -35,7 +35,7 @@ def some(customers: range, **columns: float) -> pd.DataFrame:
     plain = {"score": 0.01, "failed": 0.0, "latency_ms": 3.0, "passed": 1.0, "disputed": 0.0}
     numbers = list(customers)
     rows = pd.DataFrame({"request_id": [f"r{number}" for number in numbers], "customer_id": numbers})
-    rows = rows.assign(compared=1.0, requests=1.0)
+    rows = rows.assign(compared=1.0, requests=1.0, hour=12.0)
     return rows.assign(seconds=np.linspace(0, 10, len(rows)), decision="approve", **(plain | columns))
 
 
