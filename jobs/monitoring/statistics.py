@@ -35,20 +35,25 @@ def has_categories(reference: Floats, bins: int) -> bool:
     return bool(np.unique(present).size <= bins)
 
 
-def quantile_edges(reference: Floats, bins: int) -> Floats:
-    """Inner edges of bins with equal shares of the reference; the outer ends are open.
+def quantile_edges(reference: Floats, bins: int, weights: Floats | None = None) -> Floats:
+    """Inner edges of bins with equal shares of the reference's weights; the outer ends are open.
 
     A reference of at most `bins` different values (a flag, a code, a constant) has a bin for each of them,
     and one for what lies between, below and above: a new category is seen wherever its code lies. Ties
     collapse edges otherwise.
     """
-    present = reference[~np.isnan(reference)]
+    there = ~np.isnan(reference)
+    present = reference[there]
     if present.size == 0:
         return np.empty(0)
     if has_categories(present, bins):
         values = np.unique(present)
         return np.unique(np.concatenate([np.nextafter(values, -np.inf), values]))
-    inner = np.quantile(present, np.linspace(0.0, 1.0, bins + 1)[1:-1])
+    ranks = np.linspace(0.0, 1.0, bins + 1)[1:-1]
+    if weights is None:
+        inner = np.quantile(present, ranks)
+    else:
+        inner = np.quantile(present, ranks, weights=weights[there], method="inverted_cdf")
     edges = np.unique(inner)
     lowest = present.min()
     if edges[0] == lowest:  # values below the whole reference keep a bin of their own

@@ -19,20 +19,22 @@ import pandas as pd
 from jobs.conf.settings import Settings
 from jobs.core import SluiceError
 from jobs.lake.store import Lake, lake_of
+from jobs.monitoring.interval import event_times
 from jobs.monitoring.reference import load_reference
 from jobs.monitoring.statistics import as_floats
 from jobs.promotion.customer_checks import BLOCK
 from jobs.promotion.look import (
     StepEvidence,
     covers,
-    is_full,
+    has_latencies,
     joined,
+    latest_latencies,
     latest_of_hours,
+    latest_scores,
     no_rows,
     reduced,
-    sampled,
 )
-from jobs.promotion.sequential import look_number, look_size
+from jobs.promotion.sequential import FIRST_LOOK, look_number, look_size
 from jobs.promotion.state import SHADOW_STEP, VersionState
 from jobs.promotion.step_log import SHADOW, Counts, StepLog, after, known_frauds, windows
 
@@ -88,7 +90,7 @@ def scores_of(settings: Settings, state: VersionState | None) -> pd.DataFrame | 
         return None  # a champion of an older store: the verdict does without this comparison
     if reference is None or not {"score", "event_time"} <= set(reference) or len(reference) == 0:
         return None
-    return pd.DataFrame({"score": as_floats(reference["score"]), "hour": reference["event_time"].dt.hour})
+    return pd.DataFrame({"score": as_floats(reference["score"]), "hour": event_times(reference).dt.hour})
 
 
 def evidence_of(
@@ -187,20 +189,26 @@ def _look_end(log: StepLog, said_by: Said, own: Counts, step: str, started: date
     return float(seconds.iloc[look_size(number) - 1 - int(so_far[whole] - own[whole])])
 
 
-def _shadow_before(log: StepLog, said_by: Said, begin: datetime, hours: set[int]) -> pd.DataFrame:
-    """The latest of the challenger's own shadow, in each of these hours of the day as far as it saw them."""
-    end = log.latest(SHADOW_STEP, begin)
-    asked, covered = partial(log.batches, step=SHADOW_STEP), partial(covers, hours=hours)
-    return _latest(asked, lambda rows: said_by(rows, ()).shadow, latest_of_hours, covered, begin, end)
+def _before(
+    log: StepLog, said_by: Said, step: str, begin: datetime, end: datetime, hours: set[int]
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """What an estimate needs of what was served before the step: of the challenger's shadow, of the champion.
 
+    Scores at these hours of the day, and the champion's latest latencies.
+    """
 
-def _champion_before(log: StepLog, said_by: Said, step: str, begin: datetime, end: datetime) -> pd.DataFrame:
-    """The latest of the champion's answers in the promotion's other steps."""
-
-    def seen_in(rows: pd.DataFrame) -> pd.DataFrame:
+    def of_champion(rows: pd.DataFrame) -> pd.DataFrame:
         return said_by(rows[rows["step"].ne(step)], ()).champion_before
 
-    return _latest(log.batches, seen_in, sampled, is_full, begin, end)
+    def of_shadow(rows: pd.DataFrame) -> pd.DataFrame:
+        return said_by(rows, ()).shadow
+
+    latest, at_hours = partial(_latest, begin=begin, end=end), partial(log.batches, hours=hours)
+    kept = latest_of_hours, partial(covers, hours=hours)
+    shadow = latest(partial(at_hours, step=SHADOW_STEP), of_shadow, *kept)
+    scores = latest(at_hours, of_champion, *kept)
+    latencies = latest(log.batches, of_champion, latest_latencies, has_latencies)
+    return shadow, joined(scores, latencies).drop_duplicates("request_id")
 
 
 def _latest(
@@ -208,19 +216,32 @@ def _latest(
     seen_in: Callable[[pd.DataFrame], pd.DataFrame],
     kept: Callable[[pd.DataFrame], pd.DataFrame],
     is_enough: Callable[[pd.DataFrame], bool],
+    *,
     begin: datetime,
     end: datetime,
 ) -> pd.DataFrame:
-    """What an estimate needs of what was served in [begin, end), read from its end on until that is there."""
+    """What `kept` leaves of what was served in [begin, end), read from its end on until that is enough."""
     found, span = no_rows(), WALK
     while end > begin and not is_enough(found):
         early, read = max(begin, end - span), 0
-        for rows in asked(early, end):
+        for rows in _in_parts(asked(early, end)):
             found = kept(joined(found, seen_in(rows)))
             read += len(rows)
         end = early
         span = span if read > ROWS_AT_ONCE else WIDER * span
     return found
+
+
+def _in_parts(batches: Iterator[pd.DataFrame]) -> Iterator[pd.DataFrame]:
+    """Fewer and larger frames: the log has a file for every few seconds."""
+    held: list[pd.DataFrame] = []
+    for rows in batches:
+        held.append(rows)
+        if sum(map(len, held)) >= ROWS_AT_ONCE:
+            yield joined(*held)
+            held = []
+    if held:
+        yield joined(*held)
 
 
 def gather(
@@ -246,13 +267,11 @@ def gather(
     )
     found = _of_step(lake, log, said_by, version=state.version, step=step, started=step_started, now=now)
     if step != SHADOW_STEP:
-        single = found.challenger["request_id"].ne("")
-        hours = set(found.challenger.loc[single, "hour"])
-        found = replace(
-            found,
-            shadow=_shadow_before(log, said_by, promotion_started, hours),
-            champion_before=_champion_before(log, said_by, step, promotion_started, step_started + TOGETHER),
-        )
+        scored = latest_scores(found.challenger)
+        hours = set(scored["hour"].astype(int)) if len(scored) >= FIRST_LOOK else set[int]()
+        end = step_started + TOGETHER
+        shadow, before = _before(log, said_by, step, promotion_started, end, hours)
+        found = replace(found, shadow=shadow, champion_before=before)
     return replace(
         found,
         challenger_reference=scores_of(settings, state),

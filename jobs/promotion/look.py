@@ -126,14 +126,14 @@ def latest_of_hours(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def sampled(rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows that an estimate can ask for."""
+    """The rows of a step that an estimate can ask for."""
     wanted = latest_scores(rows).index.union(latest_latencies(rows).index)
     return rows.loc[rows.index.isin(wanted)]
 
 
-def is_full(rows: pd.DataFrame) -> bool:
-    """Whether no estimate would ask for earlier rows."""
-    return len(latest_scores(rows)) == SCORES_AT_MOST and len(latest_latencies(rows)) == LATENCIES_AT_MOST
+def has_latencies(rows: pd.DataFrame) -> bool:
+    """Whether no estimate of latencies would ask for earlier rows."""
+    return len(latest_latencies(rows)) == LATENCIES_AT_MOST
 
 
 def covers(rows: pd.DataFrame, hours: set[int]) -> bool:

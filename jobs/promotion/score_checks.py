@@ -29,43 +29,57 @@ TOP_SHARE = 0.25  # of the champion's scores: what it holds for suspicious
 def scores(look: Look, policy: Policy) -> list[Check]:
     """The challenger's scores against its own in shadow, and its own offline ones, at the same hours.
 
-    A step at hours that the shadow has not seen is held against the offline scores alone.
+    Where too few of one kind are of the step's hours the other one decides; where of both, nothing is known.
     """
     limit, evidence = policy.canary.score_psi_max, look.evidence
     answered = latest_scores(evidence.challenger) if look.number else no_rows()
-    offline = _against_offline(look, answered, policy)
-    checks = [offline] if offline is not None else []
+    asked = {}
     if percent_of(evidence.step):
-        name, shadow = "score PSI against own shadow", latest_of_hours(evidence.shadow)
-        shift = _score_shift(shadow, answered, policy, look.alpha)
-        if shift is not None:
-            checks.insert(0, _shift_check(name, *shift, limit))
-        elif offline is None:
-            detail = f"{len(answered)} canary and {len(shadow)} shadow scores: too few of the same hours"
-            checks.append(made_check(name, Outcome.INCONCLUSIVE, nan, limit, detail))
-    return checks
+        asked["shadow"] = _against_shadow(look, answered, policy)
+    if evidence.challenger_reference is not None:
+        asked["offline scores"] = _against_offline(look, evidence.challenger_reference, answered, policy)
+    compared = [check for check in asked.values() if check is not None]
+    if compared or not asked:
+        return compared
+    detail = f"{len(answered)} scores, and too few of the same hours to hold them against"
+    name = f"score PSI against own {next(iter(asked))}"
+    return [made_check(name, Outcome.INCONCLUSIVE, nan, limit, detail)]
 
 
-def _against_offline(look: Look, answered: pd.DataFrame, policy: Policy) -> Check | None:
+def _against_shadow(look: Look, answered: pd.DataFrame, policy: Policy) -> Check | None:
+    found = at_the_same_hours(answered, latest_of_hours(look.evidence.shadow))
+    if found is None:
+        return None
+    compared, shadow = found
+    shift = _score_shift(shadow, compared, policy, look.alpha)
+    return _shift_check("score PSI against own shadow", *shift, policy.canary.score_psi_max)
+
+
+def _against_offline(
+    look: Look, reference: pd.DataFrame, answered: pd.DataFrame, policy: Policy
+) -> Check | None:
     """Live scores against the offline ones; what the champion's scores moved as well is the world's doing."""
-    evidence = look.evidence
-    shift = _offline_shift(evidence.challenger_reference, answered, policy, look.alpha)
-    if shift is None:
+    name, limit, evidence = "score PSI against own offline scores", policy.canary.score_psi_max, look.evidence
+    own, theirs = _each_alone(reference), evidence.champion_reference
+    if theirs is not None:
+        champion = joined(latest_scores(evidence.champion), latest_of_hours(evidence.champion_before))
+        found = at_the_same_hours(answered, own, champion, _each_alone(theirs))
+        if found is not None:
+            world, _ = _score_shift(found[3], found[2], policy, look.alpha)
+            value, lower = _score_shift(found[1], found[0], policy, look.alpha)
+            return _shift_check(name, value - world, lower - world, limit)
+    found = at_the_same_hours(answered, own)
+    if found is None:
         return None
-    champion = latest_scores(joined(evidence.champion, evidence.champion_before))
-    moved = _offline_shift(evidence.champion_reference, champion, policy, look.alpha)
-    world = moved[0] if moved is not None else 0.0
-    name, limit = "score PSI against own offline scores", policy.canary.score_psi_max
-    return _shift_check(name, shift[0] - world, shift[1] - world, limit)
+    check = _shift_check(name, *_score_shift(found[1], found[0], policy, look.alpha), limit)
+    if theirs is None or check.outcome is not Outcome.FAIL:
+        return check
+    detail = f"{check.detail}, and what the champion's moved at these hours is not known"
+    return check.model_copy(update={"outcome": Outcome.INCONCLUSIVE, "detail": detail})
 
 
-def _offline_shift(
-    reference: pd.DataFrame | None, answered: pd.DataFrame, policy: Policy, alpha: float
-) -> tuple[float, float] | None:
-    if reference is None:
-        return None
-    each_alone = reference.assign(customer_id=np.arange(len(reference)))
-    return _score_shift(each_alone, answered, policy, alpha)
+def _each_alone(reference: pd.DataFrame) -> pd.DataFrame:
+    return reference.assign(customer_id=np.arange(len(reference)))
 
 
 def _shift_check(name: str, value: float, lower: float, limit: float) -> Check:
@@ -76,41 +90,52 @@ def _shift_check(name: str, value: float, lower: float, limit: float) -> Check:
 
 
 def _score_shift(
-    pool: pd.DataFrame, answered: pd.DataFrame, policy: Policy, alpha: float
-) -> tuple[float, float] | None:
-    """PSI of scores at the same hours and its lower bound, customers drawn as a whole; None of too few.
+    first: pd.DataFrame, second: pd.DataFrame, policy: Policy, alpha: float
+) -> tuple[float, float]:
+    """PSI of weighted scores and its lower bound, customers drawn as a whole.
 
     Bins are as fine as the samples bear.
     """
-    pool, answered = at_the_same_hours(pool, answered)
-    size = min(pool["weight"].sum(), len(answered))
-    if size < FIRST_LOOK:
-        return None
+    size = round(min(first["weight"].sum(), second["weight"].sum()), 6)
     bins = int(np.clip(size // ROWS_OF_A_BIN, 3, policy.drift.bins))
-    edges = quantile_edges(_rounded(pool["score"].to_numpy(dtype=np.float64)), bins)
+    scores, weights = (first[name].to_numpy(dtype=np.float64) for name in ("score", "weight"))
+    edges = quantile_edges(_rounded(scores), bins, weights)
     return psi_lower_bound(
-        _counts_by_cluster(pool, edges),
-        _counts_by_cluster(answered, edges),
+        _counts_by_cluster(first, edges),
+        _counts_by_cluster(second, edges),
         z_score=float(stats.norm.isf(alpha)),
         samples=DRAWS,
         generator=np.random.default_rng(7),
     )
 
 
-def at_the_same_hours(pool: pd.DataFrame, answered: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The rows of hours that both have; `weight` gives the pool's the other's shares of hours.
+def at_the_same_hours(answered: pd.DataFrame, *pools: pd.DataFrame) -> list[pd.DataFrame] | None:
+    """The rows of hours that all have, with their weights; None where too few rows are.
 
-    Weights sum to the number of unweighted rows that tell as much (Kish 1965, Survey Sampling, 11.7). Nights
-    have other payments than days, so a step that begins by night differs from a shadow of the day before.
+    Nights have other payments than days, so a step that begins by night differs from a shadow of the day
+    before. Half of what was answered must be of such hours, or the rest could hide.
     """
-    there = pool["hour"].value_counts()
-    answered = answered[answered["hour"].isin(there.index[there >= HOUR_AT_LEAST])]
-    asked = answered["hour"].value_counts()
+    held = [pool["hour"].value_counts() for pool in pools]
+    hours = set(answered["hour"]).intersection(*(set(each.index[each >= HOUR_AT_LEAST]) for each in held))
+    compared = answered[answered["hour"].isin(hours)]
+    found = [weighted_to(compared, pool) for pool in pools]
+    enough = min((round(each["weight"].sum(), 6) for each in found), default=0.0)
+    if min(enough, len(compared)) < FIRST_LOOK or 2 * len(compared) < len(answered):
+        return None
+    return [compared.assign(weight=1.0), *found]
+
+
+def weighted_to(compared: pd.DataFrame, pool: pd.DataFrame) -> pd.DataFrame:
+    """The pool's rows at the hours of the others, with the weights that give each hour the others' share.
+
+    Weights sum to the number of unweighted rows that tell as much (Kish 1965, Survey Sampling, 11.7).
+    """
+    asked = compared["hour"].value_counts()
     pool = pool[pool["hour"].isin(asked.index)]
-    weight = pool["hour"].map(asked / there).astype(np.float64)
+    weight = pool["hour"].map(asked / pool["hour"].value_counts()).astype(np.float64)
     if len(pool):
         weight *= weight.sum() / (weight**2).sum()
-    return pool.assign(weight=weight), answered.assign(weight=1.0)
+    return pool.assign(weight=weight)
 
 
 def _counts_by_cluster(rows: pd.DataFrame, edges: Floats) -> Floats:

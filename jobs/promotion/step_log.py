@@ -6,7 +6,7 @@ Times are wall time (`served_at`): the events' own days say nothing about when a
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from datetime import datetime, timedelta
 from itertools import pairwise
 from math import inf
@@ -44,9 +44,18 @@ class StepLog:
                 self._log = lake.delta(PREDICTIONS).to_pyarrow_dataset()
 
     def batches(
-        self, begin: datetime, end: datetime | None = None, step: str = "", columns: list[str] = COLUMNS
+        self,
+        begin: datetime,
+        end: datetime | None = None,
+        step: str = "",
+        columns: list[str] = COLUMNS,
+        hours: Collection[int] | None = None,
     ) -> Iterator[pd.DataFrame]:
-        """What was served in [begin, end), in some order; `step` leaves out the other ones."""
+        """What was served in [begin, end), in some order; `step` and `hours` leave out the other ones.
+
+        Args:
+            hours: of the day (UTC), of the payments.
+        """
         if self._log is None:
             return
         served_at, kind = pc.field("served_at"), pa.timestamp("us", tz="UTC")
@@ -57,6 +66,8 @@ class StepLog:
             wanted &= served_at < pa.scalar(end, kind)
         if step:
             wanted &= pc.field("step") == step
+        if hours is not None:
+            wanted &= pc.hour(pc.field("event_time")).isin(sorted(hours))
         with self._lake.explained(PREDICTIONS):
             for batch in self._log.to_batches(columns=columns, filter=wanted, **FEW_BATCHES):
                 if batch.num_rows:
@@ -66,11 +77,6 @@ class StepLog:
         """What was served in [begin, end) as one frame."""
         empty = PREDICTIONS.schema.empty_table().select(COLUMNS).to_pandas()
         return joined(empty, *self.batches(begin, end, step))
-
-    def latest(self, step: str, begin: datetime) -> datetime:
-        """Just after the latest row of a step since `begin`; `begin` where there is none."""
-        times = [rows["served_at"].max() for rows in self.batches(begin, None, step, ["served_at"])]
-        return max(times).to_pydatetime() + timedelta(microseconds=1) if times else begin
 
     def by_second(self, step: str, begin: datetime, now: datetime, version: str) -> tuple[Counts, Counts]:
         """A step's rows in each second from `begin` on, and how many of them are the version's own answers.

@@ -14,10 +14,9 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from contextvars import copy_context
 from datetime import date, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +33,7 @@ from jobs.promotion import state as registry
 from jobs.replay import checkpoint, traffic
 from jobs.replay.agenda import Agenda, Due, Happening
 from jobs.replay.data import read_vectors, rows_of_vectors, run_job
-from jobs.replay.graph import order_of, side_by_side
+from jobs.replay.graph import order_of, run_graph
 from jobs.replay.plan import Plan
 from jobs.replay.promotions import Promotions
 from jobs.replay.view import show
@@ -43,7 +42,7 @@ from jobs.serving.log_rows import Prediction, encode
 
 TRAIN_HOUR, MONITOR_HOUR, DRILL_HOUR = 3, 5, 9
 MONDAY = 0
-AUTHOR, OFFER, TUNE = "sluice", "offer_version", "tune_model"
+AUTHOR, OFFER = "sluice", "offer_version"
 
 
 class Loop:
@@ -138,12 +137,8 @@ class Loop:
         return self.promotions.handle(item)
 
     def _monitor(self, item: Due) -> list[Happening]:
-        receipts = {}
-        for job in order_of("fraud_monitor"):
-            arguments = {"day": item.day} | (
-                {"run": f"replay-{item.day}"} if job == "decide_reaction" else {}
-            )
-            receipts[job] = run_job(self.settings, job, arguments)
+        further = {"decide_reaction": [{"run": f"replay-{item.day}"}]}
+        receipts = self._run("fraud_monitor", {"day": item.day}, further)
         facts = receipts["decide_reaction"].facts
         if facts["decision"] == "retrain" and not facts["repeated"]:
             reason = f"monitor: {facts['reason']}"[:450]
@@ -166,22 +161,16 @@ class Loop:
         """
         run = f"replay-{item.day}-{item.at:%H}" + ("" if item.drill == "none" else f"-{item.drill}")
         common = {"day": item.day, "run": run}
-        further: dict[str, dict[str, Any]] = {
-            "snapshot_labels": {"reason": item.reason},
-            "build_frame": {"drill": item.drill},
-            TUNE: {"start": item.start},
-            "register_model": {"drill": item.drill, "reason": item.reason, "author": AUTHOR},
+        further: dict[str, list[dict[str, Any]]] = {
+            "snapshot_labels": [{"reason": item.reason}],
+            "build_frame": [{"drill": item.drill}],
+            "tune_model": [
+                {"start": item.start, "worker": place} for place in range(self.policy.tuning.workers)
+            ],
+            "register_model": [{"drill": item.drill, "reason": item.reason, "author": AUTHOR}],
         }
-        receipts: dict[str, Receipt] = {}
         try:
-            for group in side_by_side("fraud_train"):
-                calls = [
-                    (job, common | further.get(job, {}) | mapped)
-                    for job in group
-                    if job != OFFER
-                    for mapped in self._mapped(job)
-                ]
-                receipts |= self._run_beside(calls)
+            receipts = self._run("fraud_train", common, further)
         except (NothingToDo, NotEnoughData, GateClosed) as error:
             what = "no training due" if isinstance(error, NothingToDo) else "training failed"
             return [Happening(at=item.at, what=what, detail=str(error)[:500],
@@ -195,19 +184,23 @@ class Loop:
         }  # fmt: skip
         return [Happening(at=item.at, what="trained", version=version, detail=item.reason, facts=facts)]
 
-    def _mapped(self, job: str) -> list[dict[str, Any]]:
-        """What the tasks of a job are told, each of them its own."""
-        return [{"worker": place} for place in range(self.policy.tuning.workers)] if job == TUNE else [{}]
+    def _run(
+        self, dag: str, common: dict[str, Any], further: dict[str, list[dict[str, Any]]]
+    ) -> dict[str, Receipt]:
+        """The jobs of a DAG but the offer, which comes later, on this policy's share of the cores.
 
-    def _run_beside(self, calls: list[tuple[str, dict[str, Any]]]) -> dict[str, Receipt]:
-        """Jobs that wait for none of each other, as many at once as there are cores for each policy."""
-        cores = len(os.sched_getaffinity(0)) // len(self.plan.policies)
-        with ThreadPoolExecutor(max(1, cores)) as pool:
-            running = [
-                (job, pool.submit(copy_context().run, run_job, self.settings, job, arguments))
-                for job, arguments in calls
+        Args:
+            further: what the calls of a job are told beside what all are told; one call where none is named.
+        """
+        calls = {
+            job: [
+                partial(run_job, self.settings, job, common | own)
+                for own in further.get(job, [dict[str, Any]()])
             ]
-        return {job: each.result() for job, each in running}
+            for job in order_of(dag)
+            if job != OFFER
+        }
+        return run_graph(calls, max(1, len(os.sched_getaffinity(0)) // len(self.plan.policies)))
 
     def _answers(
         self, today: traffic.Day, first: int, last: int, routing: registry.Routing

@@ -12,7 +12,7 @@ from jobs.features.tables import BUILT_TABLES
 from jobs.lake import tables as lake_tables
 from jobs.registry import JOBS
 from jobs.replay.graph import DAGS as REPLAYED
-from jobs.replay.graph import order_of, side_by_side
+from jobs.replay.graph import order_of, waits_for
 from tests.dags.test_dag_integrity import TASKS
 
 CHAINS = ("fraud_ingest", "fraud_labels", "fraud_features", "fraud_train", "fraud_monitor", "fraud_backfill")
@@ -66,15 +66,15 @@ def test_a_replay_runs_the_jobs_of_the_dags_in_an_order_that_the_dags_allow(dag_
             assert above <= set(placed[:place]), job
 
 
-def test_a_replay_runs_beside_each_other_what_the_dag_of_a_training_lets_run_so(dag_bag: Any) -> None:
-    placed: set[str] = set()
-    for group in side_by_side("fraud_train"):
-        for job in group:
-            above = dag_bag.dags["fraud_train"].get_task(job).get_flat_relative_ids(upstream=True)
-            assert above <= placed, job
-        placed |= set(group)
-    assert placed == set(order_of("fraud_train"))
-    assert ("tune_model", "train_torch") in side_by_side("fraud_train")
+def test_a_job_of_a_replay_waits_for_those_that_the_dag_of_a_training_puts_above_it(dag_bag: Any) -> None:
+    waits = waits_for(order_of("fraud_train"))
+    above = {job: set(waits[job]) for job in waits}
+    for job in order_of("fraud_train"):  # writers come before readers
+        above[job] |= {far for near in waits[job] for far in above[near]}
+        assert above[job] == dag_bag.dags["fraud_train"].get_task(job).get_flat_relative_ids(upstream=True), (
+            job
+        )
+    assert waits["train_torch"] == {"build_frame"}, "it runs beside the search and the trees"
 
 
 def test_a_backfill_rewrites_the_tables_that_its_jobs_write(dag_bag: Any) -> None:

@@ -9,9 +9,10 @@ import sys
 import time
 from contextlib import suppress
 from datetime import date, timedelta
+from functools import partial
 from multiprocessing import active_children
 from pathlib import Path
-from threading import Barrier
+from threading import Event, Lock
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,7 @@ from jobs.promotion.state import read_aliases, registry_client
 from jobs.replay import checkpoint
 from jobs.replay.agenda import Due
 from jobs.replay.data import write_json
+from jobs.replay.graph import order_of, run_graph
 from jobs.replay.loop import Loop, read_record
 from jobs.replay.plan import (
     Plan,
@@ -305,22 +307,44 @@ def test_jobs_of_a_training_that_do_not_wait_for_each_other_run_beside_each_othe
 ) -> None:
     loop = opened(moved(first_day, tmp_path))
     training(monkeypatch, loop, NotEnoughData("never raised"))
-    both, seen = Barrier(2, timeout=30), []
+    trees_begun, seen = Event(), []
 
     def run(_settings: Settings, job: str, _arguments: dict[str, Any]) -> Receipt:
         seen.append((job, clock.now()))
-        if job == "tune_model":
-            both.wait()  # alone neither worker would come past it
+        if job == "train_torch":
+            assert trees_begun.wait(30), "the trees wait for the search and not for the network"
         if job == "train_xgboost":
+            trees_begun.set()
             raise NotEnoughData("as far as this")
         return Receipt(job=job)
 
     monkeypatch.setattr("jobs.replay.loop.run_job", run)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _process: {0, 1})
     loop.play_to(DAYS[1])
-    begun = ["snapshot_labels", "build_frame", "train_torch", "train_xgboost", "tune_model", "tune_model"]
+    begun = ["snapshot_labels", "build_frame", "train_torch", "tune_model", "tune_model", "train_xgboost"]
     assert sorted(job for job, _ in seen) == sorted(begun)
     assert {moment for _, moment in seen} == {midnight(DAYS[1]) + timedelta(hours=3)}
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 8])
+def test_what_waits_for_a_failed_job_does_not_run_and_the_first_failure_in_the_order_is_told(
+    at_once: int,
+) -> None:
+    seen, lock = list[str](), Lock()
+
+    def call(job: str, error: str = "") -> Receipt:
+        with lock:
+            seen.append(job)
+        if error:
+            raise SluiceError(error)
+        return Receipt(job=job)
+
+    calls = {job: [partial(call, job)] for job in order_of("fraud_train")}
+    calls["tune_model"] = [partial(call, "tune_model"), partial(call, "tune_model", "its second worker")]
+    calls["train_torch"] = [partial(call, "train_torch", "the network")]
+    with pytest.raises(SluiceError, match="the network"):
+        run_graph(calls, at_once)
+    assert sorted(seen) == ["build_frame", "snapshot_labels", "train_torch", "tune_model", "tune_model"]
 
 
 def test_a_version_that_cannot_be_fetched_stops_the_replay_and_one_that_is_refused_serves_nobody(
