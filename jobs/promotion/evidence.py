@@ -41,7 +41,7 @@ from jobs.promotion.step_log import SHADOW, Counts, StepLog, after, known_frauds
 HOLDOUT = "holdout"
 ROWS_AT_ONCE = 100_000  # of a step's log in memory, besides what is served so near to them:
 TOGETHER = timedelta(minutes=1)  # in which the rows of one request come: a shadow waits for its turn
-WALK = timedelta(minutes=10)  # of what was served before the step, read first
+WALK = timedelta(hours=1)  # of what was served before the step, read first
 WIDER = 8  # times as long is the part before it, where few paid: each part opens the log's files again
 Said = Callable[[pd.DataFrame, Collection[int]], StepEvidence]  # `evidence_of` of one step at one instant
 
@@ -190,42 +190,48 @@ def _look_end(log: StepLog, said_by: Said, own: Counts, step: str, started: date
 
 
 def _before(
-    log: StepLog, said_by: Said, step: str, begin: datetime, end: datetime, hours: set[int]
+    log: StepLog,
+    said_by: Said,
+    step: str,
+    begin: datetime,
+    end: datetime,
+    *,
+    hours: set[int],
+    stands_alone: bool,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """What an estimate needs of what was served before the step: of the challenger's shadow, of the champion.
 
-    Scores at these hours of the day, and the champion's latest latencies.
+    Scores at these hours of the day, and the champion's latest latencies where none answers beside the step.
     """
 
-    def of_champion(rows: pd.DataFrame) -> pd.DataFrame:
-        return said_by(rows[rows["step"].ne(step)], ()).champion_before
+    def seen_in(rows: pd.DataFrame) -> list[pd.DataFrame]:
+        seen = said_by(rows[rows["step"].ne(step)], ())
+        return [seen.shadow, seen.champion_before]
 
-    def of_shadow(rows: pd.DataFrame) -> pd.DataFrame:
-        return said_by(rows, ()).shadow
-
-    latest, at_hours = partial(_latest, begin=begin, end=end), partial(log.batches, hours=hours)
-    kept = latest_of_hours, partial(covers, hours=hours)
-    shadow = latest(partial(at_hours, step=SHADOW_STEP), of_shadow, *kept)
-    scores = latest(at_hours, of_champion, *kept)
-    latencies = latest(log.batches, of_champion, latest_latencies, has_latencies)
-    return shadow, joined(scores, latencies).drop_duplicates("request_id")
+    latest, covered = partial(_latest, begin=begin, end=end), partial(covers, hours=hours)
+    shadow, champion = latest(partial(log.batches, hours=hours), seen_in, latest_of_hours, covered, arms=2)
+    if stands_alone:
+        alone = latest(log.batches, lambda rows: seen_in(rows)[1:], latest_latencies, has_latencies, arms=1)
+        champion = joined(champion, *alone).drop_duplicates("request_id")
+    return shadow, champion
 
 
 def _latest(
     asked: Callable[[datetime, datetime], Iterator[pd.DataFrame]],
-    seen_in: Callable[[pd.DataFrame], pd.DataFrame],
+    seen_in: Callable[[pd.DataFrame], list[pd.DataFrame]],
     kept: Callable[[pd.DataFrame], pd.DataFrame],
     is_enough: Callable[[pd.DataFrame], bool],
     *,
     begin: datetime,
     end: datetime,
-) -> pd.DataFrame:
+    arms: int,
+) -> list[pd.DataFrame]:
     """What `kept` leaves of what was served in [begin, end), read from its end on until that is enough."""
-    found, span = no_rows(), WALK
-    while end > begin and not is_enough(found):
+    found, span = [no_rows()] * arms, WALK
+    while end > begin and not all(map(is_enough, found)):
         early, read = max(begin, end - span), 0
         for rows in _in_parts(asked(early, end)):
-            found = kept(joined(found, seen_in(rows)))
+            found = [kept(joined(*pair)) for pair in zip(found, seen_in(rows), strict=True)]
             read += len(rows)
         end = early
         span = span if read > ROWS_AT_ONCE else WIDER * span
@@ -270,7 +276,8 @@ def gather(
         scored = latest_scores(found.challenger)
         hours = set(scored["hour"].astype(int)) if len(scored) >= FIRST_LOOK else set[int]()
         end = step_started + TOGETHER
-        shadow, before = _before(log, said_by, step, promotion_started, end, hours)
+        alone = not found.side_by_side
+        shadow, before = _before(log, said_by, step, promotion_started, end, hours=hours, stands_alone=alone)
         found = replace(found, shadow=shadow, champion_before=before)
     return replace(
         found,

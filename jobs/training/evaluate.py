@@ -31,6 +31,7 @@ from jobs.core import Receipt, SluiceError, Stopwatch, days_between
 from jobs.evaluation import metrics
 from jobs.evaluation.decision_bands import decision_figures, savings
 from jobs.evaluation.groups import group_figures
+from jobs.evaluation.resampled import Scored, scored_models
 from jobs.evaluation.slices import SLICES
 from jobs.evaluation.stability import week_figures, week_masks
 from jobs.promotion.state import registry_client, settled_champion
@@ -61,24 +62,11 @@ REFERENCE_ROWS = 20_000
 LATENCY_CALLS = 1_000
 BASELINE_SAMPLES = 100
 CARD_BUDGET = 100  # cards that can be looked at in a day
-BOOTSTRAP_SEED = 20_260
 COST_POINTS = 40  # of the cost curve that the evidence keeps; the picture has all
 
 
 class Params(TrainingParams):
     """Which run."""
-
-
-@dataclass
-class Scored:
-    """A model's scores of the test rows, and how its PR-AUC varies over the resamples."""
-
-    name: str
-    scores: np.ndarray
-    ranking: metrics.Ranking
-    pr_auc: list[float]
-    roc_auc: list[float]
-    slices: dict[str, list[float]]
 
 
 @dataclass
@@ -146,22 +134,6 @@ def slice_masks(rows: pd.DataFrame, names: tuple[str, ...]) -> dict[str, np.ndar
     A name without a definition gets no entry: it is absent from the evidence, and the gate closes.
     """
     return {name: SLICES[name](rows).to_numpy(dtype=bool) for name in names if name in SLICES}
-
-
-def scored_model(
-    name: str, scores: np.ndarray, labels: np.ndarray, masks: dict[str, np.ndarray], samples: int
-) -> Scored:
-    """Bootstrap a model; the seed is the same for every model, so the resamples are paired."""
-    whole = metrics.Ranking(scores, labels)
-    parts = {key: metrics.Ranking(scores[mask], labels[mask]) for key, mask in masks.items() if mask.any()}
-    places = {key: np.flatnonzero(masks[key]) for key in parts}  # ten times as fast to take as a mask
-    result = Scored(name, scores, whole, [], [], {key: [] for key in parts})
-    for weights in metrics.resamples(len(labels), samples, BOOTSTRAP_SEED):
-        result.pr_auc.append(whole.average_precision(weights))
-        result.roc_auc.append(whole.roc_auc(weights))
-        for key, part in parts.items():
-            result.slices[key].append(part.average_precision(weights[places[key]]))
-    return result
 
 
 def figures_of(model: Scored, rows: pd.DataFrame, policy: Policy) -> Figures:
@@ -258,10 +230,8 @@ def baseline_figures(
         "rules": rules_scores(rows, policy),
         "logistic_regression": logistic_scores(fit_rows(frame), rows, features),
     }
-    return tuple(
-        figures_of(scored_model(name, found, labels, {}, BASELINE_SAMPLES), rows, policy)
-        for name, found in scores.items()
-    )
+    found = scored_models(scores, labels, {}, BASELINE_SAMPLES)
+    return tuple(figures_of(model, rows, policy) for model in found.values())
 
 
 def cost_of(scores: np.ndarray, rows: pd.DataFrame, settings: Settings) -> metrics.CostCurve | None:
@@ -297,14 +267,16 @@ def gather(
     slices = slice_masks(rows, contract.slices)
     weeks = week_masks(rows["day"], facts.split.test_first, facts.split.test_last)
     masks = slices | weeks
-    samples = policy.gate.bootstrap_samples
-    challenger = scored_model("challenger", bundle.score(matrix), labels, masks, samples)
-    curve = cost_of(challenger.scores, rows, settings)
-    champion, difference = None, Difference()
-    champion_decisions: tuple[DecisionFigures, ...] = ()
+    scores = {"challenger": bundle.score(matrix)}
     if found.scores is not None:
-        champion_decisions = decision_figures(found.scores, labels, amounts, policy.decisions)
-        champion = scored_model("champion", found.scores, labels, masks, samples)
+        scores["champion"] = found.scores
+    models = scored_models(scores, labels, masks, policy.gate.bootstrap_samples)
+    challenger, champion = models["challenger"], models.get("champion")
+    curve = cost_of(challenger.scores, rows, settings)
+    difference = Difference()
+    champion_decisions: tuple[DecisionFigures, ...] = ()
+    if champion is not None:
+        champion_decisions = decision_figures(champion.scores, labels, amounts, policy.decisions)
         value = challenger.ranking.average_precision() - champion.ranking.average_precision()
         difference = paired(challenger.pr_auc, champion.pr_auc, value)
     p50, p99 = latency_ms(bundle, matrix)

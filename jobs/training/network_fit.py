@@ -29,7 +29,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from jobs.files import replacing
 from jobs.training import sequence_network
 from jobs.training.boosting import class_weight
-from jobs.training.sequence_network import Inputs, SequenceNetwork, raw_scores
+from jobs.training.sequence_network import Inputs, SequenceNetwork, prepared_scores
 
 PATIENCE_EPOCHS = 3
 BATCH = 1024
@@ -92,11 +92,13 @@ def fit_network(
         counted / counted.mean() * np.where(labels == 1, class_weight(labels, WEIGHT_POWER, counted), 1.0)
     )
     per_row = torch.from_numpy(in_the_loss.astype(np.float32)).to(place)
+    held_inputs = None if held is None else _inputs(fit.network, held[0], place)
     layers = torch.compile(fit.network.logits) if place.type == "cuda" else fit.network.logits
     while len(fit.losses) < epochs and not _no_longer_rising(fit.curve):
         fit.losses.append(run_epoch(fit, layers, inputs, targets, per_row))
-        if held is not None:
-            fit.curve.append(float(average_precision_score(held[1], raw_scores(fit.network, held[0]))))
+        if held is not None and held_inputs is not None:
+            scores = prepared_scores(fit.network, held_inputs)
+            fit.curve.append(float(average_precision_score(held[1], scores)))
             if (
                 int(np.argmax(fit.curve)) == len(fit.curve) - 1
             ):  # of equal epochs the first, as for the final fit
@@ -116,7 +118,9 @@ def _begin(matrix: np.ndarray, features: tuple[str, ...], seed: int, place: torc
         network = SequenceNetwork(features)
     network.fit_inputs(torch.from_numpy(matrix[:: 1 + len(matrix) // CONSTANTS_FROM]))
     network.to(place)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
+    optimizer = torch.optim.AdamW(
+        network.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY, fused=True
+    )
     return Fit(network, optimizer, torch.Generator().manual_seed(seed))
 
 

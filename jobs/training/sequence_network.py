@@ -35,6 +35,7 @@ CHANNELS = 3
 WIDTH, HEADS = 16, 2
 HIDDEN = (64, 32)
 LIMIT = 8.0  # deviations beyond which an input says no more
+SCORED_AT_ONCE = 8_192  # rows: what the layers make of more does not fit a processor's cache
 
 
 class Inputs(NamedTuple):
@@ -140,16 +141,31 @@ def _by_head(tokens: Tensor) -> Tensor:
     return tokens.unflatten(2, (HEADS, -1)).transpose(1, 2)
 
 
-def raw_scores(network: SequenceNetwork, matrix: np.ndarray, rows: int = 65_536) -> np.ndarray:
+def raw_scores(network: SequenceNetwork, matrix: np.ndarray) -> np.ndarray:
     """Raw probabilities of a network, some rows at a time."""
     network.eval()
     device = next(network.parameters()).device
     with torch.no_grad():
         parts = [
-            network(torch.from_numpy(matrix[start : start + rows]).to(device)).cpu().numpy()
-            for start in range(0, len(matrix), rows)
+            network(torch.from_numpy(matrix[start : start + SCORED_AT_ONCE]).to(device)).cpu()
+            for start in range(0, len(matrix), SCORED_AT_ONCE)
         ]
-    return np.concatenate(parts).astype(np.float64) if parts else np.empty(0)
+    return _joined(parts)
+
+
+def prepared_scores(network: SequenceNetwork, inputs: Inputs) -> np.ndarray:
+    """`raw_scores` of rows whose inputs are prepared already."""
+    network.eval()
+    with torch.no_grad():
+        parts = [
+            torch.sigmoid(network.logits(Inputs(*part))).cpu()
+            for part in zip(*(each.split(SCORED_AT_ONCE) for each in inputs), strict=True)
+        ]
+    return _joined(parts)
+
+
+def _joined(parts: list[Tensor]) -> np.ndarray:
+    return np.concatenate([part.numpy() for part in parts]).astype(np.float64) if parts else np.empty(0)
 
 
 def to_onnx(network: SequenceNetwork, columns: int) -> onnx.ModelProto:

@@ -15,7 +15,7 @@ import numpy as np
 from sklearn.metrics import average_precision_score
 
 from jobs.conf.policy import Policy, load_policy
-from jobs.training.evaluate import BOOTSTRAP_SEED, scored_model
+from jobs.evaluation.resampled import BOOTSTRAP_SEED, scored_models
 from jobs.training.gate import GateResult
 from tests.benchmarks.__main__ import Case, console
 from tests.benchmarks.gate_trials import BETTER, EQUAL, FRAUD_SHARE, WORSE, Tally, World, draw, tally, trial
@@ -86,7 +86,7 @@ def bootstrap_seconds(policy: Policy) -> Case:
     rows, scores, _ = draw(World(EQUAL, HANDBOOK_ROWS, LIKE), 0)
     labels, samples = rows["is_fraud"].to_numpy(), policy.gate.bootstrap_samples
     start = time.perf_counter()
-    scored_model("challenger", scores, labels, {}, samples)
+    scored_models({"challenger": scores}, labels, {}, samples)
     ours = time.perf_counter() - start
     generator = np.random.default_rng(BOOTSTRAP_SEED)
     start = time.perf_counter()

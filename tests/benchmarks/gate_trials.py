@@ -23,7 +23,8 @@ from jobs.conf.contract import ErrorCosts, Group
 from jobs.conf.policy import Policy
 from jobs.evaluation.decision_bands import decision_figures, savings
 from jobs.evaluation.groups import group_figures
-from jobs.training.evaluate import figures_of, paired, scored_model, slice_figures
+from jobs.evaluation.resampled import scored_models
+from jobs.training.evaluate import figures_of, paired, slice_figures
 from jobs.training.evidence import Evidence
 from jobs.training.gate import GateResult, judge
 from tests.complete_evidence import SHOWN
@@ -100,8 +101,8 @@ def evidence_of(world: World, seed: int, policy: Policy) -> Evidence:
     rows, own, old = draw(world, seed)
     labels, samples = rows["is_fraud"].to_numpy(), policy.gate.bootstrap_samples
     masks = {name: rows[name].to_numpy(dtype=bool) for name in SLICES}
-    challenger = scored_model("challenger", own, labels, masks, samples)
-    champion = scored_model("champion", old, labels, masks, samples)
+    models = scored_models({"challenger": own, "champion": old}, labels, masks, samples)
+    challenger, champion = models["challenger"], models["champion"]
     value = challenger.ranking.average_precision() - champion.ranking.average_precision()
     amounts = rows["amount_minor"].to_numpy()
     decided = {

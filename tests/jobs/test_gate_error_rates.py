@@ -8,7 +8,8 @@ from sklearn.metrics import average_precision_score
 
 from jobs.conf.policy import load_policy
 from jobs.evaluation.metrics import interval
-from jobs.training.evaluate import paired, scored_model
+from jobs.evaluation.resampled import scored_models
+from jobs.training.evaluate import paired
 from tests.benchmarks.gate_trials import (
     BETTER,
     EQUAL,
@@ -60,10 +61,7 @@ def test_the_paired_interval_is_that_of_a_plain_bootstrap() -> None:
             average_precision_score(labels[drawn], scores[drawn]) for scores in (challenger, champion)
         )
         plain.append(own - old)
-    ours = paired(
-        scored_model("challenger", challenger, labels, {}, RESAMPLES).pr_auc,
-        scored_model("champion", champion, labels, {}, RESAMPLES).pr_auc,
-        0.0,
-    )
+    models = scored_models({"challenger": challenger, "champion": champion}, labels, {}, RESAMPLES)
+    ours = paired(models["challenger"].pr_auc, models["champion"].pr_auc, 0.0)
     # the ends of a 95 % interval of 400 draws are known within some 0.15 standard deviations each
     assert (ours.low, ours.high) == pytest.approx(interval(plain), abs=0.5 * float(np.std(plain)))

@@ -19,6 +19,7 @@ from jobs.training.sequence_network import (
     WIDTH,
     Inputs,
     SequenceNetwork,
+    prepared_scores,
     raw_scores,
     to_onnx,
 )
@@ -83,13 +84,19 @@ def test_the_attention_is_that_of_the_reference_function() -> None:
     assert torch.allclose(network.logits(Inputs(plain, steps, there)), expected, atol=1e-6)
 
 
-def test_a_row_s_score_does_not_depend_on_the_rows_beside_it_nor_on_their_length() -> None:
+def test_a_row_s_score_does_not_depend_on_the_rows_beside_it_nor_on_their_length(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     rows, labels = histories(400, seed=2)
     network = fit_network(rows, labels, SMALL, seed=7, epochs=1).network
     whole = raw_scores(network, rows)
     alone = np.concatenate([raw_scores(network, rows[place : place + 1]) for place in range(50)])
     assert np.allclose(whole[:50], alone, atol=1e-6)
-    assert np.allclose(whole, raw_scores(network, rows, rows=7), atol=1e-6)
+    monkeypatch.setattr("jobs.training.sequence_network.SCORED_AT_ONCE", 7)
+    assert np.allclose(whole, raw_scores(network, rows), atol=1e-6)
+    assert np.array_equal(
+        raw_scores(network, rows), prepared_scores(network, network.prepared(torch.from_numpy(rows)))
+    )
 
 
 def test_gaps_get_a_score_and_what_is_half_there_counts_as_not_there() -> None:
