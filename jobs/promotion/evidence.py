@@ -16,6 +16,7 @@ from math import inf
 import numpy as np
 import pandas as pd
 
+from jobs.conf.policy import policy_of
 from jobs.conf.settings import Settings
 from jobs.core import SluiceError
 from jobs.lake.store import Lake, lake_of
@@ -29,12 +30,13 @@ from jobs.promotion.look import (
     has_latencies,
     joined,
     latest_latencies,
+    latest_look,
     latest_of_hours,
     latest_scores,
     no_rows,
     reduced,
 )
-from jobs.promotion.sequential import FIRST_LOOK, look_number, look_size
+from jobs.promotion.sequential import look_number, look_size
 from jobs.promotion.state import SHADOW_STEP, VersionState
 from jobs.promotion.step_log import SHADOW, Counts, StepLog, after, known_frauds, windows
 
@@ -240,12 +242,13 @@ def _latest(
 
 def _in_parts(batches: Iterator[pd.DataFrame]) -> Iterator[pd.DataFrame]:
     """Fewer and larger frames: the log has a file for every few seconds."""
-    held: list[pd.DataFrame] = []
+    held, count = list[pd.DataFrame](), 0
     for rows in batches:
         held.append(rows)
-        if sum(map(len, held)) >= ROWS_AT_ONCE:
+        count += len(rows)
+        if count >= ROWS_AT_ONCE:
             yield joined(*held)
-            held = []
+            held, count = [], 0
     if held:
         yield joined(*held)
 
@@ -273,8 +276,9 @@ def gather(
     )
     found = _of_step(lake, log, said_by, version=state.version, step=step, started=step_started, now=now)
     if step != SHADOW_STEP:
-        scored = latest_scores(found.challenger)
-        hours = set(scored["hour"].astype(int)) if len(scored) >= FIRST_LOOK else set[int]()
+        look = latest_look(found, policy_of(settings))
+        asked = latest_scores(look.evidence.challenger) if look.number else no_rows()
+        hours = set(asked["hour"].astype(int))
         end = step_started + TOGETHER
         alone = not found.side_by_side
         shadow, before = _before(log, said_by, step, promotion_started, end, hours=hours, stands_alone=alone)

@@ -18,7 +18,7 @@ NUMBERS = ("customer_id", "score", "failed", "latency_ms", "seconds", "hour", "c
            "disputed", "requests")  # fmt: skip
 CERTAIN = 1.0 - 1e-9  # no score says more: its log must be finite
 SCORES_AT_MOST, LATENCIES_AT_MOST = 20_000, 5_000  # the latest of a look: enough for an estimate
-HOUR_AT_MOST = 2_000  # scores of a shadow in one hour of the day
+HOUR_AT_MOST = 2_000  # scores from before the step in one hour of the day
 
 # what can roll a version back; each has the same share of the step's alpha
 CHECKS = (

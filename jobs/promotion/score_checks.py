@@ -6,7 +6,7 @@ Source of the ranks' standard error: DeLong, DeLong and Clarke-Pearson 1988, clu
 
 from __future__ import annotations
 
-from math import nan, sqrt
+from math import hypot, nan, sqrt
 
 import numpy as np
 import pandas as pd
@@ -15,7 +15,16 @@ from scipy import stats
 from jobs.conf.policy import Policy
 from jobs.core import Check, Outcome
 from jobs.monitoring.statistics import Floats, psi_lower_bound, quantile_edges
-from jobs.promotion.look import Look, joined, latest_of_hours, latest_scores, made_check, no_rows
+from jobs.promotion.look import (
+    Look,
+    StepEvidence,
+    joined,
+    latest_latencies,
+    latest_of_hours,
+    latest_scores,
+    made_check,
+    no_rows,
+)
 from jobs.promotion.sequential import FIRST_LOOK
 from jobs.promotion.state import percent_of
 
@@ -51,7 +60,7 @@ def _against_shadow(look: Look, answered: pd.DataFrame, policy: Policy) -> Check
     if found is None:
         return None
     compared, shadow = found
-    shift = _score_shift(shadow, compared, policy, look.alpha)
+    shift = _score_shift(shadow, compared, _bins(policy, shadow, compared), look.alpha)
     return _shift_check("score PSI against own shadow", *shift, policy.canary.score_psi_max)
 
 
@@ -59,23 +68,31 @@ def _against_offline(
     look: Look, reference: pd.DataFrame, answered: pd.DataFrame, policy: Policy
 ) -> Check | None:
     """Live scores against the offline ones; what the champion's scores moved as well is the world's doing."""
-    name, limit, evidence = "score PSI against own offline scores", policy.canary.score_psi_max, look.evidence
-    own, theirs = _each_alone(reference), evidence.champion_reference
-    if theirs is not None:
-        champion = joined(latest_scores(evidence.champion), latest_of_hours(evidence.champion_before))
-        found = at_the_same_hours(answered, own, champion, _each_alone(theirs))
-        if found is not None:
-            world, _ = _score_shift(found[3], found[2], policy, look.alpha)
-            value, lower = _score_shift(found[1], found[0], policy, look.alpha)
-            return _shift_check(name, value - world, lower - world, limit)
-    found = at_the_same_hours(answered, own)
+    found = at_the_same_hours(answered, _each_alone(reference))
     if found is None:
         return None
-    check = _shift_check(name, *_score_shift(found[1], found[0], policy, look.alpha), limit)
-    if theirs is None or check.outcome is not Outcome.FAIL:
-        return check
-    detail = f"{check.detail}, and what the champion's moved at these hours is not known"
-    return check.model_copy(update={"outcome": Outcome.INCONCLUSIVE, "detail": detail})
+    compared, own = found
+    world = _champions(look.evidence, compared)
+    bins = _bins(policy, own, compared, *(world or ()))  # the same for both: more bins give more PSI
+    value, lower = _score_shift(own, compared, bins, look.alpha)
+    moved, least = (0.0, 0.0) if world is None else _score_shift(*world, bins, look.alpha)
+    # both are estimates, of other rows: their errors add up as those of independent ones
+    bound = value - moved - hypot(value - lower, moved - least)
+    limit = policy.canary.score_psi_max
+    return _shift_check("score PSI against own offline scores", value - moved, bound, limit)
+
+
+def _champions(evidence: StepEvidence, compared: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame] | None:
+    """The champion's offline scores and its answers at these hours, or at its own where it must be."""
+    if evidence.champion_reference is None:
+        return None
+    theirs = _each_alone(evidence.champion_reference)
+    answered, before = latest_scores(evidence.champion), evidence.champion_before
+    found = at_the_same_hours(compared, joined(answered, latest_of_hours(before)), theirs)
+    if found is None:
+        own = answered if evidence.side_by_side else latest_scores(latest_latencies(before))
+        found = at_the_same_hours(own, own, theirs)
+    return None if found is None else (found[2], found[1])
 
 
 def _each_alone(reference: pd.DataFrame) -> pd.DataFrame:
@@ -89,15 +106,14 @@ def _shift_check(name: str, value: float, lower: float, limit: float) -> Check:
     return made_check(name, Outcome.PASS, value, limit)
 
 
-def _score_shift(
-    first: pd.DataFrame, second: pd.DataFrame, policy: Policy, alpha: float
-) -> tuple[float, float]:
-    """PSI of weighted scores and its lower bound, customers drawn as a whole.
+def _bins(policy: Policy, *samples: pd.DataFrame) -> int:
+    """As many bins as the smallest of the weighted samples bears."""
+    size = round(min(each["weight"].sum() for each in samples), 6)
+    return int(np.clip(size // ROWS_OF_A_BIN, 3, policy.drift.bins))
 
-    Bins are as fine as the samples bear.
-    """
-    size = round(min(first["weight"].sum(), second["weight"].sum()), 6)
-    bins = int(np.clip(size // ROWS_OF_A_BIN, 3, policy.drift.bins))
+
+def _score_shift(first: pd.DataFrame, second: pd.DataFrame, bins: int, alpha: float) -> tuple[float, float]:
+    """PSI of weighted scores and its lower bound, customers drawn as a whole."""
     scores, weights = (first[name].to_numpy(dtype=np.float64) for name in ("score", "weight"))
     edges = quantile_edges(_rounded(scores), bins, weights)
     return psi_lower_bound(
@@ -110,7 +126,7 @@ def _score_shift(
 
 
 def at_the_same_hours(answered: pd.DataFrame, *pools: pd.DataFrame) -> list[pd.DataFrame] | None:
-    """The rows of hours that all have, with their weights; None where too few rows are.
+    """The rows of hours that all have, with their weights; None where too few rows are, or tell too little.
 
     Nights have other payments than days, so a step that begins by night differs from a shadow of the day
     before. Half of what was answered must be of such hours, or the rest could hide.

@@ -1,7 +1,7 @@
-"""In which order the jobs of one DAG run: by what each declares to read and to write.
+"""In which order the jobs of one DAG run, and running them: by what each declares to read and to write.
 
-In: names of jobs. Out: the same names, writers before readers; of jobs that may come in any order the one
-that is named first comes first. A test holds these lists against the tasks of the DAG files.
+In: names of jobs, or their calls. Out: the same names, writers before readers, of jobs that may come in any
+order the one that is named first; the receipts. A test holds these lists against the tasks of the DAG files.
 Errors: SluiceError where jobs wait for each other in a circle.
 """
 

@@ -220,7 +220,7 @@ def test_a_champion_moved_by_hand_is_alerted_once_for_each_move(place: Settings,
 def test_holdouts_belong_to_who_scored_them_labels_count_as_corrected_and_shadows_are_no_answers(
     place: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("jobs.promotion.evidence.FIRST_LOOK", 1)  # before it nobody asks for the shadow
+    monkeypatch.setattr("jobs.promotion.sequential.FIRST_LOOK", 1)  # before it nobody asks for the shadow
     old = offer(place, tmp_path)
     crown(place, old)
     new = offer(place, tmp_path)

@@ -89,7 +89,6 @@ def all_at_once(home: Settings, step: str, started: datetime) -> StepEvidence:
 @pytest.fixture
 def held(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Few rows are enough for an estimate; gives how many rows of the log were held at once."""
-    monkeypatch.setattr(look, "SCORES_AT_MOST", 400)
     monkeypatch.setattr(look, "HOUR_AT_MOST", 150)
     monkeypatch.setattr(look, "LATENCIES_AT_MOST", 300)
     monkeypatch.setattr(evidence, "TOGETHER", timedelta(seconds=2))
@@ -111,13 +110,21 @@ def held(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     [
         ("better", {"shadow": 3}),
         ("blind", {"shadow": 3}),
-        ("better", {"shadow": 15, "canary_50": 3}),
+        ("better", {"shadow": 15, "canary_50": 4}),
         ("identical", {"shadow": 1, "canary_50": 1, "canary_100": 4}),
+        ("identical", {"shadow": 15, "canary_50": 1, "canary_100": 4}),
     ],
 )
+@pytest.mark.parametrize("scores", [400, 60])  # of 60 none is of the hour of the look before
 def test_a_log_that_is_read_in_parts_gives_the_verdict_of_the_whole(
-    home: Settings, monkeypatch: pytest.MonkeyPatch, held: list[int], kind: str, steps: dict[str, int]
+    home: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+    held: list[int],
+    kind: str,
+    steps: dict[str, int],
+    scores: int,
 ) -> None:
+    monkeypatch.setattr(look, "SCORES_AT_MOST", scores)
     step = list(steps)[-1]
     started = promoted(home, kind, steps)
     whole = all_at_once(home, step, started)

@@ -118,12 +118,39 @@ def test_a_night_that_moves_both_models_is_not_the_challengers_fault(days_before
     assert score_checks_of(days_moved)["offline scores"].outcome is Outcome.FAIL, "days excuse no night"
 
 
-def test_where_nobody_knows_what_the_champions_scores_moved_at_these_hours_a_shift_holds_the_step() -> None:
-    theirs, by_day = payments(3000, 500, 5), payments(900, 0, 2)
-    for shift, outcome in ((0.0, Outcome.PASS), (2.0, Outcome.INCONCLUSIVE)):
-        evidence = step(payments(100, 100, 1, shift), by_day, payments(3000, 500, 3))
-        evidence = replace(evidence, champion=by_day, champion_reference=theirs)
-        assert score_checks_of(evidence)["offline scores"].outcome is outcome
+@pytest.mark.parametrize(("day_shift", "outcome"), [(0.0, Outcome.FAIL), (5.0, Outcome.PASS)])
+@pytest.mark.parametrize("at", ["canary_50", "canary_100"])
+def test_where_the_champion_has_not_answered_at_these_hours_its_other_ones_tell_of_the_world(
+    at: str, day_shift: float, outcome: Outcome
+) -> None:
+    """Nobody would ever know: at 100 % it answers no more."""
+    by_day = payments(900, 0, 2, day_shift)
+    evidence = step(payments(100, 100, 1, 1.0), payments(900, 0, 7), payments(3000, 500, 3))
+    known = {"champion": by_day} if at == "canary_50" else {"champion": no_rows(), "champion_before": by_day}
+    evidence = replace(evidence, step=at, champion_reference=payments(3000, 500, 5), **known)
+    assert score_checks_of(evidence)["offline scores"].outcome is outcome
+
+
+def test_nights_that_the_champion_has_not_answered_at_are_held_against_the_offline_scores_all_the_same() -> (
+    None
+):
+    answered = pd.concat([payments(110, 0, 1), payments(100, 100, 8, 2.5)], ignore_index=True)
+    evidence = step(answered, payments(900, 0, 2), payments(3000, 500, 3))
+    by_day = replace(evidence, champion=payments(900, 0, 4), champion_reference=payments(3000, 500, 5))
+    assert score_checks_of(by_day)["offline scores"].outcome is Outcome.FAIL
+
+
+def test_what_few_answers_of_the_champion_say_of_the_world_takes_no_version_back() -> None:
+    """The world moves both; few answers of the champion do not show by how much."""
+    found = []
+    for seed in range(10, 30):
+        evidence = step(payments(400, 0, seed, 2.5), payments(900, 0, 2, 2.5), payments(3000, 0, 3))
+        few = payments(25, 0, seed + 100, 2.5)
+        evidence = replace(evidence, champion=few, champion_reference=payments(3000, 0, 5))
+        found.append(score_checks_of(evidence)["offline scores"].outcome)
+    assert Outcome.FAIL not in found
+    alone = replace(evidence, champion_reference=None)
+    assert score_checks_of(alone)["offline scores"].outcome is Outcome.FAIL
 
 
 hours_of_rows = st.lists(st.integers(0, 3), min_size=0, max_size=120)
