@@ -192,8 +192,8 @@ def false_alarms(rounds: Sequence[Sequence[Quiet]]) -> list[RuleFigures]:
 
 
 def moved(rows: pd.DataFrame, columns: Sequence[str], by: float) -> pd.DataFrame:
-    """The rows with each column moved by so many of its standard deviations."""
-    return rows.assign(**{name: rows[name] + by * float(np.nanstd(rows[name])) for name in columns})
+    """The rows with each column moved by so many of its standard deviations; one without values stays so."""
+    return rows.assign(**{name: rows[name] + by * rows[name].std(ddof=0) for name in columns})
 
 
 def emptied(rows: pd.DataFrame, columns: Sequence[str], share: float) -> pd.DataFrame:

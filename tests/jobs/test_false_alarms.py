@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import warnings
 from collections import Counter
 from datetime import date, timedelta
 
@@ -234,3 +235,13 @@ def test_another_rule_that_sees_a_shift_does_not_count_for_that_of_slices() -> N
     since = {"amount": date(2026, 3, 1)}
     found = replayed.smallest_in_slices(days, since, POLICY.drift, masks, replayed.SHIFTS[6:], 2)
     assert found == {"amount_small": float("inf")}
+
+
+def test_a_column_is_moved_by_its_deviations_and_one_without_values_stays_so_and_warns_of_nothing() -> None:
+    rows = pd.DataFrame({"amount": [1.0, 3.0, np.nan], "empty": [np.nan] * 3})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = replayed.moved(rows, ["amount", "empty"], 2.0)
+    assert found["amount"].tolist()[:2] == [3.0, 5.0]
+    assert found["amount"].isna().tolist() == [False, False, True]
+    assert found["empty"].isna().all()
