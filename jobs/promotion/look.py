@@ -120,9 +120,7 @@ def _latest(rows: pd.DataFrame, column: str, at_most: int) -> pd.DataFrame:
 
 def latest_of_hours(rows: pd.DataFrame) -> pd.DataFrame:
     """Of each hour of the day the latest requests with a score: what a step at that hour is held against."""
-    scored = rows[rows["score"].notna() & rows["request_id"].ne("")]
-    in_order = scored.sort_values("seconds", kind="stable", ascending=False)
-    return in_order.groupby("hour", sort=False).head(HOUR_AT_MOST)
+    return _latest(rows, "score", len(rows)).groupby("hour", sort=False).head(HOUR_AT_MOST)
 
 
 def sampled(rows: pd.DataFrame) -> pd.DataFrame:

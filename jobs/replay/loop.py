@@ -33,7 +33,7 @@ from jobs.promotion import state as registry
 from jobs.replay import checkpoint, traffic
 from jobs.replay.agenda import Agenda, Due, Happening
 from jobs.replay.data import read_vectors, rows_of_vectors, run_job
-from jobs.replay.graph import order_of, run_graph
+from jobs.replay.graph import DAGS, run_graph
 from jobs.replay.plan import Plan
 from jobs.replay.promotions import Promotions
 from jobs.replay.view import show
@@ -197,7 +197,7 @@ class Loop:
                 partial(run_job, self.settings, job, common | own)
                 for own in further.get(job, [dict[str, Any]()])
             ]
-            for job in order_of(dag)
+            for job in DAGS[dag]
             if job != OFFER
         }
         return run_graph(calls, max(1, len(os.sched_getaffinity(0)) // len(self.plan.policies)))

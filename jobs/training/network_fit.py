@@ -92,13 +92,14 @@ def fit_network(
         counted / counted.mean() * np.where(labels == 1, class_weight(labels, WEIGHT_POWER, counted), 1.0)
     )
     per_row = torch.from_numpy(in_the_loss.astype(np.float32)).to(place)
-    held_inputs = None if held is None else _inputs(fit.network, held[0], place)
+    judged = None if held is None else (_inputs(fit.network, held[0], place), held[1])
     layers = torch.compile(fit.network.logits) if place.type == "cuda" else fit.network.logits
     while len(fit.losses) < epochs and not _no_longer_rising(fit.curve):
         fit.losses.append(run_epoch(fit, layers, inputs, targets, per_row))
-        if held is not None and held_inputs is not None:
-            scores = prepared_scores(fit.network, held_inputs)
-            fit.curve.append(float(average_precision_score(held[1], scores)))
+        if judged is not None:
+            fit.curve.append(
+                float(average_precision_score(judged[1], prepared_scores(fit.network, judged[0])))
+            )
             if (
                 int(np.argmax(fit.curve)) == len(fit.curve) - 1
             ):  # of equal epochs the first, as for the final fit

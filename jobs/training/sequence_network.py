@@ -143,14 +143,14 @@ def _by_head(tokens: Tensor) -> Tensor:
 
 def raw_scores(network: SequenceNetwork, matrix: np.ndarray) -> np.ndarray:
     """Raw probabilities of a network, some rows at a time."""
-    network.eval()
     device = next(network.parameters()).device
-    with torch.no_grad():
-        parts = [
-            network(torch.from_numpy(matrix[start : start + SCORED_AT_ONCE]).to(device)).cpu()
-            for start in range(0, len(matrix), SCORED_AT_ONCE)
-        ]
-    return _joined(parts)
+    parts = [
+        prepared_scores(
+            network, network.prepared(torch.from_numpy(matrix[start : start + SCORED_AT_ONCE]).to(device))
+        )
+        for start in range(0, len(matrix), SCORED_AT_ONCE)
+    ]
+    return np.concatenate(parts) if parts else np.empty(0)
 
 
 def prepared_scores(network: SequenceNetwork, inputs: Inputs) -> np.ndarray:
@@ -158,14 +158,10 @@ def prepared_scores(network: SequenceNetwork, inputs: Inputs) -> np.ndarray:
     network.eval()
     with torch.no_grad():
         parts = [
-            torch.sigmoid(network.logits(Inputs(*part))).cpu()
+            torch.sigmoid(network.logits(Inputs(*part))).cpu().numpy()
             for part in zip(*(each.split(SCORED_AT_ONCE) for each in inputs), strict=True)
         ]
-    return _joined(parts)
-
-
-def _joined(parts: list[Tensor]) -> np.ndarray:
-    return np.concatenate([part.numpy() for part in parts]).astype(np.float64) if parts else np.empty(0)
+    return np.concatenate(parts).astype(np.float64)
 
 
 def to_onnx(network: SequenceNetwork, columns: int) -> onnx.ModelProto:

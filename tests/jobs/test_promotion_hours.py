@@ -21,7 +21,7 @@ NIGHT, DAY = 2.0, 12.0
 SUSPICIOUS_BY_NIGHT = 0.24  # mean score of the night's payments: this version has learnt a fraud of the night
 
 
-def payments(rows: int, nights: int, seed: int, shift: float = 0.0, by_day: float = DAY) -> pd.DataFrame:
+def payments(rows: int, nights: int, seed: int, shift: float = 0.0) -> pd.DataFrame:
     """One request of each of so many customers, the first `nights` of them by night; `shift` in log-odds."""
     draw = np.random.default_rng(seed)
     by_night = np.arange(rows) < nights
@@ -32,7 +32,7 @@ def payments(rows: int, nights: int, seed: int, shift: float = 0.0, by_day: floa
             "customer_id": np.arange(rows) + 10_000 * seed,
             "score": moved(draw.beta(40 * mean, 40 * (1 - mean)), shift),
             "failed": 0.0, "latency_ms": 3.0, "seconds": np.linspace(0, 10, rows),
-            "hour": np.where(by_night, NIGHT, by_day),
+            "hour": np.where(by_night, NIGHT, DAY),
             "compared": 1.0, "passed": 1.0, "disputed": 0.0, "requests": 1.0,
         }
     )  # fmt: skip

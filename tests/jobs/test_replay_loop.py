@@ -12,7 +12,7 @@ from datetime import date, timedelta
 from functools import partial
 from multiprocessing import active_children
 from pathlib import Path
-from threading import Event, Lock
+from threading import Barrier, Event, Lock
 from typing import Any
 
 import numpy as np
@@ -345,6 +345,16 @@ def test_what_waits_for_a_failed_job_does_not_run_and_the_first_failure_in_the_o
     with pytest.raises(SluiceError, match="the network"):
         run_graph(calls, at_once)
     assert sorted(seen) == ["build_frame", "snapshot_labels", "train_torch", "tune_model", "tune_model"]
+
+
+def test_the_calls_of_one_job_run_beside_each_other() -> None:
+    both = Barrier(2, timeout=30)  # alone neither would come past it
+
+    def worker() -> Receipt:
+        both.wait()
+        return Receipt(job="tune_model")
+
+    assert run_graph({"tune_model": [worker, worker]}, 2) == {"tune_model": Receipt(job="tune_model")}
 
 
 def test_a_version_that_cannot_be_fetched_stops_the_replay_and_one_that_is_refused_serves_nobody(
